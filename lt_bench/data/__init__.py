@@ -1,0 +1,1 @@
+"""Dataset builders: from files on disk to a verified long-tailed split."""

@@ -1,0 +1,42 @@
+"""What a dataset builder returns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images that fit in memory: `images` uint8 (N, channels, height, width), `labels` int64 (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class LongTailData:
+    """A long-tailed benchmark split, verified.
+
+    `class_counts` are the training images per class, by label; `identity` the sha256 of each
+    split's sorted, layout-normalised lines; `mean` and `std` per channel for pixels in 0..1;
+    `source` says where the images were found.
+    """
+
+    name: str
+    train: Split
+    val: Split | None
+    test: Split
+    class_names: Sequence[str]
+    class_counts: Sequence[int]
+    identity: Mapping[str, str]
+    mean: Sequence[float]
+    std: Sequence[float]
+    source: str
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_counts)

@@ -1,0 +1,126 @@
+"""The machine: device, precision, seeds, ranks."""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lt_bench.errors import ConfigError
+
+PRECISIONS = ("auto", "fp32", "bf16")
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Settings of the machine: in the record, not in a configuration's digest."""
+
+    device: torch.device
+    precision: str
+    data_root: Path | None = None
+    results: Path = Path("results")
+    deterministic: bool = False
+
+    @classmethod
+    def choose(
+        cls,
+        device: str = "auto",
+        precision: str = "auto",
+        data_root: Path | None = None,
+        results: Path = Path("results"),
+        deterministic: bool = False,
+    ) -> "Runtime":
+        """Resolve "auto" on this machine.
+
+        Raises:
+            ConfigError: the device or precision asked for is not to be had here.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            chosen = torch.device(device)
+        except RuntimeError as error:
+            raise ConfigError(f"--device: unknown {device!r}; write cpu, cuda or cuda:0") from error
+        if chosen.type not in ("cpu", "cuda"):
+            raise ConfigError(f"--device: {device!r} is not supported; write cpu, cuda or cuda:0")
+        if chosen.type == "cuda" and (
+            not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()
+        ):
+            raise ConfigError(f"--device: {device!r} is not available here; use --device cpu")
+        if precision not in PRECISIONS:
+            raise ConfigError(f"--precision: unknown {precision!r}; known: {', '.join(PRECISIONS)}")
+        if precision == "auto":
+            precision = "bf16" if _multiplies_bfloat16(chosen) else "fp32"
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = not deterministic
+        return cls(chosen, precision, data_root, results, deterministic)
+
+    def place(self, module: M) -> M:
+        """On the device, in the memory layout its convolutions like best."""
+        return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def describe(self) -> str:
+        """The device in words, for the record."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"cpu, {torch.get_num_threads()} threads"
+
+    def peak_memory_bytes(self) -> int | None:
+        """Peak memory of the device's allocator; None on CPU, which does not count it."""
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+
+
+def seed_everything(seed: int, *path: int) -> None:
+    """Seed the default generators of all devices from (seed, path), such as (seed, epoch)."""
+    torch.manual_seed(_mix(seed, *path))
+
+
+def generator(device: torch.device | str, seed: int, *path: int) -> torch.Generator:
+    """A generator of its own, a pure function of (seed, path)."""
+    return torch.Generator(device).manual_seed(_mix(seed, *path))
+
+
+def _mix(*numbers: int) -> int:
+    """One 63-bit seed from several numbers, well spread (the splitmix64 step, Steele et al. 2014)."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) % 2**64
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) % 2**64
+        state ^= state >> 31
+    return state >> 1
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 products run in hardware; emulated ones are slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities: Callable[[], dict[str, object]] | None = getattr(
+        torch.cpu, "get_capabilities", None
+    )
+    found = capabilities() if capabilities else {}
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """The sum of a detached tensor over all ranks; itself on one rank."""
+    if world_size() == 1:
+        return value
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total
