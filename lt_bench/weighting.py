@@ -1,0 +1,264 @@
+"""Class weights, and the objective that joins loss, weighting and reduction.
+
+Shapes: B batch, C classes. A weighting is called like a loss and returns weight_C.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lt_bench.config import Fraction, ObjectiveConfig, Table, build
+from lt_bench.errors import ConfigError
+from lt_bench.losses import (
+    LOSSES,
+    Beta,
+    Loss,
+    effective_number_weight,
+    inverse_frequency_weight,
+)
+from lt_bench.progress import Progress
+from lt_bench.runtime import sum_over_ranks, world_size
+
+Estimate = Literal["decayed_counts", "official_batch", "official_ema", "paper_batch", "present_ema"]
+
+# Share of the old value kept at each visit, for the estimates that keep one.
+MEMORY = {"decayed_counts": 0.99, "official_ema": 0.5, "present_ema": 0.5}
+
+
+class Objective(nn.Module):
+    """Loss x weighting x reduction; also a plain criterion: `objective(logits, target)`.
+
+    Takes logits (B, C) or (B, C, *spatial) with targets to match. Where `ignore_index` is set,
+    elements with that target leave before anything is counted.
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        weighting: nn.Module,
+        reduction: str,
+        *,
+        ignore_index: int | None = None,
+    ) -> None:
+        super().__init__()
+        if reduction not in ("mean", "weighted_mean"):
+            raise ConfigError(f"reduction: unknown {reduction!r}; known: mean, weighted_mean")
+        self.loss = loss
+        self.weighting = weighting
+        self.reduction = reduction
+        self.ignore_index = ignore_index
+
+    def forward(
+        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
+    ) -> Tensor:
+        with torch.autocast(logits_BC.device.type, enabled=False):
+            logits_BC, target_B = self._elements(logits_BC, target_B)
+            weight_B = self.weighting(logits_BC, target_B, progress)[target_B]
+            loss_B = self.loss(logits_BC, target_B, progress)
+            return reduce(loss_B, weight_B, self.reduction)
+
+    def _elements(self, logits_BC: Tensor, target_B: Tensor) -> tuple[Tensor, Tensor]:
+        logits_BC = logits_BC.to(torch.get_default_dtype())
+        if logits_BC.ndim > 2:
+            logits_BC = logits_BC.movedim(1, -1).flatten(0, -2)
+            target_B = target_B.flatten()
+        if self.ignore_index is not None:
+            kept = target_B != self.ignore_index
+            logits_BC, target_B = logits_BC[kept], target_B[kept]
+        return logits_BC, target_B
+
+
+def make_objective(
+    config: ObjectiveConfig, class_counts: Tensor, place: str = "objective"
+) -> Objective:
+    """Build the objective that `config` names; `place` is where its messages point."""
+    loss = build("loss", config.loss, LOSSES, class_counts, place=f"{place}.loss")
+    weighting = build(
+        "weighting", config.weighting, WEIGHTINGS, class_counts, place=f"{place}.weighting"
+    )
+    if loss.per_rank and config.reduction == "mean" and config.weighting.name != "uniform":
+        raise ConfigError(
+            f"{place}.reduction: 'mean' would scale {config.loss.name!r}, a loss of the whole "
+            f"batch, by the weights of {config.weighting.name!r}; write 'weighted_mean'"
+        )
+    return Objective(loss, weighting, config.reduction)
+
+
+def reduce(loss_B: Tensor, weight_B: Tensor, reduction: str) -> Tensor:
+    """The scalar whose gradient, averaged over ranks, is that of the whole global batch.
+
+    Args:
+        reduction: "mean" divides the weighted sum by the number of samples, "weighted_mean" by
+            the sum of their weights (zero where all weights are zero).
+    """
+    counted_B = weight_B if reduction == "weighted_mean" else torch.ones_like(weight_B)
+    share = sum_over_ranks(counted_B.sum()) / world_size()
+    return (weight_B * loss_B).sum() / share.clamp(min=torch.finfo(share.dtype).tiny)
+
+
+class Uniform(nn.Module):
+    """Weight 1 for every class."""
+
+    weight_C: Tensor
+
+    def __init__(self, class_counts: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight_C", torch.ones(len(class_counts)))
+
+    def forward(
+        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
+    ) -> Tensor:
+        return self.weight_C
+
+
+class InverseFrequency(nn.Module):
+    """1 / n_c, scaled to sum to C: the weight of "weighted cross-entropy"."""
+
+    weight_C: Tensor
+
+    def __init__(self, class_counts: Tensor) -> None:
+        super().__init__()
+        weight_C = inverse_frequency_weight(class_counts)
+        self.register_buffer("weight_C", weight_C.to(torch.get_default_dtype()))
+
+    def forward(
+        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
+    ) -> Tensor:
+        return self.weight_C
+
+
+class EffectiveNumber(nn.Module):
+    """Class-balanced weights (Cui et al., 2019, eq. 4): 1 / effective number, scaled to sum to C.
+
+    Args:
+        start: fraction of training before which every weight is 1; 0.8 is the deferred
+            reweighting of LDAM-DRW (160 of 200 epochs).
+    """
+
+    weight_C: Tensor
+
+    def __init__(self, class_counts: Tensor, *, beta: Beta = 0.9999, start: Fraction = 0.0) -> None:
+        super().__init__()
+        self.start = start
+        weight_C = effective_number_weight(class_counts, beta)
+        self.register_buffer("weight_C", weight_C.to(torch.get_default_dtype()))
+
+    def forward(
+        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
+    ) -> Tensor:
+        on = 1.0 * (progress.fraction >= self.start)
+        return (1 - on) + on * self.weight_C
+
+
+class Recall(nn.Module):
+    """Each class weighed by its current share of false negatives (recall loss, Tian et al., 2021).
+
+    The papers count one batch, a segmentation map with many pixels of each class. A batch of
+    images holds a few, so the default counts over many visits. Counts are of the argmax against
+    the target, summed over ranks, and change in training mode only; in evaluation the weights stay
+    those of the last training step.
+
+    Args:
+        estimate:
+            decayed_counts: counts N_c and false negatives FN_c, decayed by `memory` when the class
+                is in the batch; max(FN_c, 1) / max(N_c, 1). Plain cross-entropy at recall 0,
+                inverse frequency at recall 1, as the paper derives for large N_c.
+            official_batch: the same of this batch alone (recall_loss.py of the authors' code).
+            official_ema: the average of that and the previous weights, absent classes counting as
+                1 (loss.py of the authors' code).
+            paper_batch: 1 - recall in this batch, absent classes 0 (the papers' equation).
+            present_ema: running average of 1 - recall over the batches that hold the class; its
+                first observation replaces the initial 1.
+        memory: share of the old value kept: 0.99 for decayed_counts, 0.5 for the two averages.
+        floor: the least weight of present_ema.
+    """
+
+    weight_C: Tensor
+    count_C: Tensor
+    false_negatives_C: Tensor
+    is_seen_C: Tensor
+
+    def __init__(
+        self,
+        class_counts: Tensor,
+        *,
+        estimate: Estimate = "decayed_counts",
+        memory: Fraction | None = None,
+        floor: Fraction | None = None,
+    ) -> None:
+        super().__init__()
+        if memory is not None and estimate not in MEMORY:
+            raise ConfigError(
+                f"memory: {memory:g} has no effect on {estimate!r}, which counts one batch; "
+                f"leave it out or choose one of {', '.join(MEMORY)}"
+            )
+        if floor is not None and estimate != "present_ema":
+            raise ConfigError(
+                f"floor: {floor:g} has no effect on {estimate!r}; leave it out or choose "
+                "'present_ema'"
+            )
+        self.estimate = estimate
+        self.memory = MEMORY.get(estimate, 0.0) if memory is None else memory
+        self.floor = floor or 0.0
+        num_classes = len(class_counts)
+        self.register_buffer("weight_C", torch.ones(num_classes))
+        self.register_buffer("count_C", torch.zeros(num_classes))
+        self.register_buffer("false_negatives_C", torch.zeros(num_classes))
+        # whether there is a previous value to average with
+        self.register_buffer("is_seen_C", torch.zeros(num_classes, dtype=torch.bool))
+
+    @torch.no_grad()
+    def forward(
+        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
+    ) -> Tensor:
+        if self.training:
+            count_C, false_negatives_C = self._count(logits_BC, target_B)
+            self.weight_C.copy_(self._weight(count_C, false_negatives_C))
+        return self.weight_C
+
+    def _count(self, logits_BC: Tensor, target_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples and false negatives per class in this step's global batch."""
+        is_wrong_B = (logits_BC.argmax(1) != target_B).to(self.count_C.dtype)
+        counted_2B = torch.stack([torch.ones_like(is_wrong_B), is_wrong_B])
+        counted_2C = self.count_C.new_zeros(2, len(self.count_C))
+        counted_2C.index_add_(1, target_B, counted_2B)
+        count_C, false_negatives_C = sum_over_ranks(counted_2C)
+        return count_C, false_negatives_C
+
+    def _weight(self, count_C: Tensor, false_negatives_C: Tensor) -> Tensor:
+        is_present_C = count_C > 0
+        if self.estimate == "decayed_counts":
+            for total_C, new_C in (
+                (self.count_C, count_C),
+                (self.false_negatives_C, false_negatives_C),
+            ):
+                total_C.copy_(torch.where(is_present_C, self.memory * total_C + new_C, total_C))
+            return _floored_at_one(self.count_C, self.false_negatives_C)
+        if self.estimate == "official_batch":
+            return _floored_at_one(count_C, false_negatives_C)
+        if self.estimate == "paper_batch":
+            return false_negatives_C / count_C.clamp(min=1)
+        if self.estimate == "official_ema":
+            new_C, is_new_C = (
+                _floored_at_one(count_C, false_negatives_C),
+                torch.ones_like(is_present_C),
+            )
+        else:
+            new_C, is_new_C = false_negatives_C / count_C.clamp(min=1), is_present_C
+        average_C = self.memory * self.weight_C + (1 - self.memory) * new_C
+        average_C = torch.where(self.is_seen_C, average_C, new_C).clamp(min=self.floor)
+        self.is_seen_C |= is_new_C
+        return torch.where(is_new_C, average_C, self.weight_C)
+
+
+def _floored_at_one(count_C: Tensor, false_negatives_C: Tensor) -> Tensor:
+    return false_negatives_C.clamp(min=1) / count_C.clamp(min=1)
+
+
+WEIGHTINGS: Table = {
+    "uniform": Uniform,
+    "inverse_frequency": InverseFrequency,
+    "effective_number": EffectiveNumber,
+    "recall": Recall,
+}
