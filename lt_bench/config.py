@@ -310,6 +310,10 @@ class Reader:
             return tuple(
                 self.read(item, inner[0], f"{place}[{i}]") for i, item in enumerate(value)
             )
+        if origin is dict:
+            if not isinstance(value, Mapping):
+                return self._mismatch(value, "a table", place)
+            return {key: self.read(v, inner[1], _join(place, key)) for key, v in value.items()}
         if kind is Spec:
             return self._spec(value, place)
         if is_dataclass(kind) and isinstance(kind, type):
