@@ -1,0 +1,80 @@
+"""digits_lt: scikit-learn's 8x8 scans of handwritten digits, made long-tailed."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lt_bench.config import ImbalanceFactor
+from lt_bench.data.lists import (
+    Item,
+    by_label,
+    confirm,
+    first,
+    identity,
+    items_of,
+    locate,
+    published,
+    ranked,
+    take,
+)
+from lt_bench.data.profiles import ImbalanceType, SubsetSeed, class_counts
+from lt_bench.data.types import LongTailData, Split
+
+NUM_CLASSES = 10
+TEST_PER_CLASS = 50
+N_MAX = 118
+
+
+def digits_lt(
+    root: Path | None,
+    *,
+    imbalance_factor: ImbalanceFactor = 50,
+    imbalance_type: ImbalanceType = "exponential",
+    subset_seed: SubsetSeed = 0,
+) -> LongTailData:
+    """The embedded default: nothing to fetch, trains in seconds.
+
+    Args:
+        root: not used; the scans come with scikit-learn.
+    """
+    counts = class_counts(
+        NUM_CLASSES, N_MAX, imbalance_factor=imbalance_factor, imbalance_type=imbalance_type
+    )
+    scans = read_scans()
+    held = items_of(scans)
+    pool, test = divide(held)
+    order = ranked(pool, num_classes=NUM_CLASSES, subset_seed=subset_seed)
+    train = first(order, counts, place="digits_lt")
+    found = {"train": identity(train), "test": identity(test)}
+    if subset_seed == 0 and (facts := published("digits_lt")):
+        confirm("digits_lt", facts, imbalance_type, imbalance_factor, found)
+    return LongTailData(
+        name="digits_lt",
+        train=take(scans, locate(train, held, place="digits_lt")),
+        val=None,
+        test=take(scans, locate(test, held, place="digits_lt")),
+        class_names=[str(digit) for digit in range(NUM_CLASSES)],
+        class_counts=counts,
+        identity=found,
+        # of all 1,797 scans
+        mean=(0.2873,),
+        std=(0.3539,),
+        source="scikit-learn's load_digits",
+    )
+
+
+def read_scans() -> Split:
+    """All 1,797 scans, grey values 0..16 spread over 0..240."""
+    from sklearn.datasets import load_digits  # takes a second to import
+
+    digits = load_digits()
+    images = torch.from_numpy((digits.images * 15).astype(np.uint8)).unsqueeze(1)
+    return Split(images, torch.from_numpy(digits.target).long())
+
+
+def divide(held: list[Item]) -> tuple[list[Item], list[Item]]:
+    """The pool that training images are taken from, and the test split, always the same."""
+    order = ranked(held, num_classes=NUM_CLASSES, subset_seed=0)
+    test = first(order, [TEST_PER_CLASS] * NUM_CLASSES, place="digits_lt")
+    return sorted(set(held) - set(test)), by_label(test)
