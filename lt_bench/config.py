@@ -5,6 +5,8 @@ import functools
 import hashlib
 import inspect
 import json
+import operator
+import shlex
 import tomllib
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -46,13 +48,13 @@ class Range:
 
     def problem(self, value: Any) -> str | None:
         limits = (
-            (">=", self.low, lambda limit: value >= limit),
-            (">", self.above, lambda limit: value > limit),
-            ("<=", self.high, lambda limit: value <= limit),
-            ("<", self.below, lambda limit: value < limit),
+            (">=", self.low, operator.ge),
+            (">", self.above, operator.gt),
+            ("<=", self.high, operator.le),
+            ("<", self.below, operator.lt),
         )
         wanted = [(sign, limit, holds) for sign, limit, holds in limits if limit is not None]
-        if all(holds(limit) for _, limit, holds in wanted):
+        if all(holds(value, limit) for _, limit, holds in wanted):
             return None
         return f"{value} is out of range; give a value " + " and ".join(
             f"{sign} {limit:g}" for sign, limit, _ in wanted
@@ -130,6 +132,7 @@ class RunConfig:
     recipe: str
     overlay: str
     digest: str
+    overrides: tuple[str, ...]
     data: Annotated[Spec, Part("dataset")]
     backbone: Annotated[Spec, Part("backbone")]
     head: Annotated[Spec, Part("head")] = Spec("linear")
@@ -147,13 +150,19 @@ class RunConfig:
         names = f"{self.recipe}-{self.overlay}".replace(":", ".")
         return f"{names}-s{self.seed}-{self.digest[:8]}"
 
+    @property
+    def command(self) -> str:
+        """What runs it again."""
+        words = ["python", "run.py", "train", self.recipe, self.overlay, *self.overrides]
+        return shlex.join([*words, f"seed={self.seed}"])
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the record; parts become `{name, **options}` as in the files."""
         return {key: _plain(value) for key, value in vars(self).items()}
 
 
 # Set by `load` itself, never by a file or on the command line.
-NAMED_BY_LOAD = ("recipe", "overlay", "digest", "parent")
+NAMED_BY_LOAD = ("recipe", "overlay", "digest", "overrides", "parent")
 
 
 @dataclass(frozen=True)
@@ -165,7 +174,10 @@ class Said:
 
 
 def load(
-    recipe: str, method: str, overrides: Sequence[str] = (), tables: Mapping[str, Table] | None = None
+    recipe: str,
+    method: str,
+    overrides: Sequence[str] = (),
+    tables: Mapping[str, Table] | None = None,
 ) -> RunConfig:
     """Resolve RECIPE[:VARIANT...] x METHOD x key=value into a checked RunConfig.
 
@@ -178,7 +190,12 @@ def load(
     """
     said = gather(recipe, method, overrides)
     reader = Reader(tables or {})
-    settings = reader.settings(RunConfig, said.tree, place="", skip=NAMED_BY_LOAD)
+    settings = reader.settings(
+        RunConfig,
+        {key: value for key, value in said.tree.items() if key != "parent"},
+        place="",
+        without=NAMED_BY_LOAD,
+    )
     parent = _parent(recipe, said.tree, overrides, tables, reader.problems)
     if reader.problems:
         raise ConfigError(reader.problems)
@@ -187,6 +204,7 @@ def load(
         recipe=":".join([name, *recipe.split(":")[1:]]),
         overlay=Path(method).stem,
         digest=_digest(said.tree, parent),
+        overrides=tuple(o for o in overrides if o.split("=")[0].strip() != "seed"),
         parent=parent,
         **settings,
     )
@@ -195,8 +213,8 @@ def load(
 def gather(recipe: str, method: str, overrides: Sequence[str] = ()) -> Said:
     """Merge recipe < variants < overlay < its [for.<recipe>] < command line, keeping origins."""
     recipe_name, *variants = recipe.split(":")
-    recipe_file, recipe_tree = _read_toml("recipe", recipe_name, ROOT / "configs")
-    method_file, method_tree = _read_toml("method", method, ROOT / "configs" / "methods")
+    recipe_file, recipe_tree = read_toml("recipe", recipe_name, ROOT / "configs")
+    method_file, method_tree = read_toml("method", method, ROOT / "configs" / "methods")
     known_variants = recipe_tree.pop("variants", {})
     only_for = method_tree.pop("for", {})
 
@@ -258,15 +276,15 @@ class Reader:
         self.problems: list[str] = []
 
     def settings(
-        self, cls: type[Any], tree: Mapping[str, Any], place: str, skip: Sequence[str] = ()
+        self, cls: type[Any], tree: Mapping[str, Any], place: str, without: Sequence[str] = ()
     ) -> dict[str, Any]:
-        """The keyword arguments of dataclass `cls` that `tree` gives."""
-        known = {f.name: f for f in fields(cls) if f.name not in skip}
+        """The keyword arguments of dataclass `cls` that `tree` gives; `without` are not settings."""
+        known = {f.name: f for f in fields(cls) if f.name not in without}
         hints = get_type_hints(cls, include_extras=True)
         for name, f in known.items():
             if f.default is MISSING and f.default_factory is MISSING and name not in tree:
                 self._say(_join(place, name), "is missing")
-        return self._each(tree, {name: hints[name] for name in known}, place, "field", skip)
+        return self._each(tree, {name: hints[name] for name in known}, place, "field")
 
     def options(self, kind: str, spec: Spec, place: str) -> dict[str, Any]:
         """The keyword arguments that `spec` gives to its entry of the table of this kind."""
@@ -277,7 +295,7 @@ class Reader:
         entry = table[spec.name]
         signature = inspect.signature(entry)
         hints = get_type_hints(
-            entry.__init__ if inspect.isclass(entry) else entry,  # type: ignore[misc]
+            entry.__init__ if inspect.isclass(entry) else entry,
             include_extras=True,
         )
         known = {
@@ -289,7 +307,7 @@ class Reader:
             if parameter.default is inspect.Parameter.empty and name not in spec.options:
                 self._say(_join(place, name), f"is missing; {spec.name!r} needs it")
         kinds = {name: hints[name] for name in known}
-        return self._each(spec.options, kinds, place, f"option of {spec.name!r}", ())
+        return self._each(spec.options, kinds, place, f"option of {spec.name!r}")
 
     def read(self, value: Any, kind: Any, place: str) -> Any:
         """`value` as annotated type `kind`; what does not fit becomes a problem."""
@@ -307,9 +325,7 @@ class Reader:
         if origin is tuple:
             if not isinstance(value, list | tuple):
                 return self._mismatch(value, "a list", place)
-            return tuple(
-                self.read(item, inner[0], f"{place}[{i}]") for i, item in enumerate(value)
-            )
+            return tuple(self.read(item, inner[0], f"{place}[{i}]") for i, item in enumerate(value))
         if origin is dict:
             if not isinstance(value, Mapping):
                 return self._mismatch(value, "a table", place)
@@ -331,18 +347,13 @@ class Reader:
         return self._mismatch(value, getattr(kind, "__name__", str(kind)), place)
 
     def _each(
-        self,
-        tree: Mapping[str, Any],
-        kinds: Mapping[str, Any],
-        place: str,
-        what: str,
-        skip: Sequence[str],
+        self, tree: Mapping[str, Any], kinds: Mapping[str, Any], place: str, what: str
     ) -> dict[str, Any]:
         result = {}
         for name, value in tree.items():
             if name in kinds:
                 result[name] = self.read(value, kinds[name], _join(place, name))
-            elif name not in skip:
+            else:
                 self._no_such(_join(place, name), name, kinds, what)
         return result
 
@@ -370,6 +381,7 @@ class Reader:
     def _union(self, value: Any, kinds: list[Any], place: str) -> Any:
         """The first alternative that fits; otherwise the problems of the first."""
         before = list(self.problems)
+        result: Any = None
         for kind in kinds:
             self.problems = list(before)
             result = self.read(value, kind, place)
@@ -384,7 +396,8 @@ class Reader:
         if isinstance(value, str):
             return Spec(value)
         if not isinstance(value, Mapping):
-            return self._mismatch(value, "a name or a table with a name", place)
+            self._mismatch(value, "a name or a table with a name", place)
+            return None
         if not isinstance(value.get("name"), str):
             self._say(_join(place, "name"), "is missing; say which part these options are for")
             return None
@@ -408,7 +421,7 @@ def _unknown(name: Any, known: Any) -> str:
     return f"unknown {name!r}; {hint}known: {', '.join(known) or 'none'}"
 
 
-def _read_toml(kind: str, name: str, folder: Path) -> tuple[str, dict[str, Any]]:
+def read_toml(kind: str, name: str, folder: Path) -> tuple[str, dict[str, Any]]:
     """A config by name from the checkout, or by path when it ends in .toml."""
     if not folder.is_dir():
         raise ConfigError(
@@ -496,8 +509,10 @@ def _digest(tree: Mapping[str, Any], parent: RunConfig | None) -> str:
 
 
 def _canonical(value: Any) -> Any:
-    """One spelling per value: 100.0 is 100, and a bare part name is a table with that name."""
+    """One spelling per value: 100.0 is 100, and a part without options is its bare name."""
     if isinstance(value, Mapping):
+        if list(value) == ["name"]:
+            return value["name"]
         return {key: _canonical(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_canonical(inner) for inner in value]

@@ -105,7 +105,7 @@ def _mix(*numbers: int) -> int:
 def _multiplies_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 products run in hardware; emulated ones are slower than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities: Callable[[], dict[str, object]] | None = getattr(
         torch.cpu, "get_capabilities", None
     )

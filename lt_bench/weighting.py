@@ -26,6 +26,16 @@ Estimate = Literal["decayed_counts", "official_batch", "official_ema", "paper_ba
 MEMORY = {"decayed_counts": 0.99, "official_ema": 0.5, "present_ema": 0.5}
 
 
+class Weighting(nn.Module):
+    """What methods ask of a weighting besides `forward`, which returns weight_C.
+
+    `is_tracking` marks one whose `weight_C` follows the training; it is then logged.
+    """
+
+    is_tracking = False
+    weight_C: Tensor
+
+
 class Objective(nn.Module):
     """Loss x weighting x reduction; also a plain criterion: `objective(logits, target)`.
 
@@ -36,7 +46,7 @@ class Objective(nn.Module):
     def __init__(
         self,
         loss: Loss,
-        weighting: nn.Module,
+        weighting: Weighting,
         reduction: str,
         *,
         ignore_index: int | None = None,
@@ -54,7 +64,7 @@ class Objective(nn.Module):
     ) -> Tensor:
         with torch.autocast(logits_BC.device.type, enabled=False):
             logits_BC, target_B = self._elements(logits_BC, target_B)
-            weight_B = self.weighting(logits_BC, target_B, progress)[target_B]
+            weight_B = self.weighting(logits_BC, target_B, progress).index_select(0, target_B)
             loss_B = self.loss(logits_BC, target_B, progress)
             return reduce(loss_B, weight_B, self.reduction)
 
@@ -92,15 +102,16 @@ def reduce(loss_B: Tensor, weight_B: Tensor, reduction: str) -> Tensor:
         reduction: "mean" divides the weighted sum by the number of samples, "weighted_mean" by
             the sum of their weights (zero where all weights are zero).
     """
-    counted_B = weight_B if reduction == "weighted_mean" else torch.ones_like(weight_B)
-    share = sum_over_ranks(counted_B.sum()) / world_size()
-    return (weight_B * loss_B).sum() / share.clamp(min=torch.finfo(share.dtype).tiny)
+    if reduction == "weighted_mean":
+        total = sum_over_ranks(weight_B.sum()) / world_size()
+    else:
+        total = sum_over_ranks(weight_B.new_full((), len(weight_B))) / world_size()
+    share_B = weight_B / total.clamp(min=torch.finfo(total.dtype).tiny)
+    return torch.dot(share_B, loss_B)
 
 
-class Uniform(nn.Module):
+class Uniform(Weighting):
     """Weight 1 for every class."""
-
-    weight_C: Tensor
 
     def __init__(self, class_counts: Tensor) -> None:
         super().__init__()
@@ -112,10 +123,8 @@ class Uniform(nn.Module):
         return self.weight_C
 
 
-class InverseFrequency(nn.Module):
+class InverseFrequency(Weighting):
     """1 / n_c, scaled to sum to C: the weight of "weighted cross-entropy"."""
-
-    weight_C: Tensor
 
     def __init__(self, class_counts: Tensor) -> None:
         super().__init__()
@@ -128,15 +137,13 @@ class InverseFrequency(nn.Module):
         return self.weight_C
 
 
-class EffectiveNumber(nn.Module):
+class EffectiveNumber(Weighting):
     """Class-balanced weights (Cui et al., 2019, eq. 4): 1 / effective number, scaled to sum to C.
 
     Args:
         start: fraction of training before which every weight is 1; 0.8 is the deferred
             reweighting of LDAM-DRW (160 of 200 epochs).
     """
-
-    weight_C: Tensor
 
     def __init__(self, class_counts: Tensor, *, beta: Beta = 0.9999, start: Fraction = 0.0) -> None:
         super().__init__()
@@ -151,7 +158,7 @@ class EffectiveNumber(nn.Module):
         return (1 - on) + on * self.weight_C
 
 
-class Recall(nn.Module):
+class Recall(Weighting):
     """Each class weighed by its current share of false negatives (recall loss, Tian et al., 2021).
 
     The papers count one batch, a segmentation map with many pixels of each class. A batch of
@@ -174,7 +181,7 @@ class Recall(nn.Module):
         floor: the least weight of present_ema.
     """
 
-    weight_C: Tensor
+    is_tracking = True
     count_C: Tensor
     false_negatives_C: Tensor
     is_seen_C: Tensor
@@ -219,7 +226,7 @@ class Recall(nn.Module):
 
     def _count(self, logits_BC: Tensor, target_B: Tensor) -> tuple[Tensor, Tensor]:
         """Samples and false negatives per class in this step's global batch."""
-        is_wrong_B = (logits_BC.argmax(1) != target_B).to(self.count_C.dtype)
+        is_wrong_B = (_first_argmax(logits_BC) != target_B).to(self.count_C.dtype)
         counted_2B = torch.stack([torch.ones_like(is_wrong_B), is_wrong_B])
         counted_2C = self.count_C.new_zeros(2, len(self.count_C))
         counted_2C.index_add_(1, target_B, counted_2B)
@@ -254,6 +261,26 @@ class Recall(nn.Module):
 
 def _floored_at_one(count_C: Tensor, false_negatives_C: Tensor) -> Tensor:
     return false_negatives_C.clamp(min=1) / count_C.clamp(min=1)
+
+
+def _first_argmax(logits_BC: Tensor, width: int = 64) -> Tensor:
+    """argmax(1), the first of equals.
+
+    On CPU, torch's argmax takes as long as a whole log-softmax, so this looks for the first block
+    of `width` classes that holds the maximum, then inside it; 2.5 to 5 times faster.
+    """
+    num_classes = logits_BC.shape[1]
+    if logits_BC.device.type != "cpu" or num_classes < 4 * width:
+        return logits_BC.argmax(1)
+    whole = num_classes - num_classes % width
+    maxima_BK = logits_BC[:, :whole].unflatten(1, (-1, width)).amax(2)
+    if whole < num_classes:
+        rest_B1 = logits_BC[:, whole:].amax(1, keepdim=True)
+        maxima_BK = torch.cat([maxima_BK, rest_B1], 1)
+    # the last window reaches back over classes that are all below the maximum
+    start_B1 = (width * maxima_BK.argmax(1, keepdim=True)).clamp(max=num_classes - width)
+    window = start_B1 + torch.arange(width)
+    return (start_B1 + logits_BC.gather(1, window).argmax(1, keepdim=True)).squeeze(1)
 
 
 WEIGHTINGS: Table = {

@@ -52,7 +52,7 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.blocks(F.relu(self.bn(self.stem(images))))
+        x: Tensor = self.blocks(F.relu(self.bn(self.stem(images))))
         return x.mean(dim=(2, 3))
 
 

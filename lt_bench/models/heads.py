@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lt_bench.config import Table
+
 
 class LinearHead(nn.Linear):
     """Affine logits, initialised as in the field's CIFAR code: Kaiming-normal weight, zero bias."""
@@ -25,6 +27,7 @@ class CosineHead(nn.Module):
         super().__init__()
         directions = torch.empty(num_classes, num_features).uniform_(-1, 1)
         self.weight = nn.Parameter(F.normalize(directions, dim=1))
+        self.register_parameter("bias", None)
 
     def forward(self, features_BD: Tensor) -> Tensor:
         with torch.autocast(features_BD.device.type, enabled=False):
@@ -32,4 +35,4 @@ class CosineHead(nn.Module):
             return F.linear(F.normalize(features_BD, dim=1), F.normalize(self.weight, dim=1))
 
 
-HEADS = {"linear": LinearHead, "cosine": CosineHead}
+HEADS: Table = {"linear": LinearHead, "cosine": CosineHead}

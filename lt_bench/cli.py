@@ -1,0 +1,292 @@
+"""The command line: verbs, flags and exit statuses. Heavy imports wait until a verb needs them."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from lt_bench.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from lt_bench.config import RunConfig
+    from lt_bench.record import Record
+    from lt_bench.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+USER_MISTAKE, FAILED_RUN, INTERRUPTED = 2, 1, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USER_MISTAKE, f"{message}; see {self.prog} --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, 2 for a user's mistake, 1 failed, 130 interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    overview = _Parser(
+        prog="run.py",
+        description="A benchmark toolkit for long-tailed image classification.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="verbs:\n"
+        + "\n".join(f"  {name:<8} {verb.__doc__}" for name, (_, verb) in VERBS.items())
+        + "\n\npython run.py VERB --help shows the arguments of one.",
+    )
+    overview.add_argument("verb", metavar="VERB", choices=list(VERBS))
+    try:
+        if not argv or argv[0] in ("-h", "--help"):
+            overview.parse_args(argv)
+        verb = overview.parse_args(argv[:1]).verb
+        add_arguments, command = VERBS[verb]
+        parser = _Parser(prog=f"run.py {verb}", description=command.__doc__)
+        add_arguments(parser)
+        arguments = parser.parse_intermixed_args(argv[1:])
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        return command(arguments)
+    except UserError as error:
+        print(*error.problems, sep="\n", file=sys.stderr)
+        return USER_MISTAKE
+    except KeyboardInterrupt:
+        print("interrupted; the same command starts the run again", file=sys.stderr)
+        return INTERRUPTED
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """train one experiment, per seed, and record it"""
+    if arguments.seeds and any(o.split("=")[0].strip() == "seed" for o in arguments.overrides):
+        raise ConfigError("--seeds: given together with seed=; write one of them")
+    from lt_bench.config import with_seed
+    from lt_bench.experiment import prepare
+
+    config = prepare(arguments.recipe, arguments.method, arguments.overrides)
+    where = _runtime(arguments)
+    if arguments.download:
+        from lt_bench.data.cifar import download_cifar
+
+        download_cifar(config.data.name, where.data_root)
+    configs = [with_seed(config, seed) for seed in arguments.seeds or [config.seed]]
+    failed = _run_all(configs, where, arguments.again)
+    return FAILED_RUN if failed else 0
+
+
+def table(arguments: argparse.Namespace) -> int:
+    """run what is missing of a results table, print and write it"""
+    from lt_bench import report
+
+    missing = report.missing(arguments.name, arguments.results)
+    if arguments.dry_run:
+        print(*(config.command for config in missing), sep="\n")
+        return 0
+    failed = False
+    if missing:
+        from lt_bench.experiment import prepare
+
+        for config in missing:
+            prepare(config.recipe, config.overlay, config.overrides)
+        failed = _run_all(missing, _runtime(arguments), again=False)
+    print(report.write_table(arguments.name, arguments.results))
+    return FAILED_RUN if failed else 0
+
+
+def rebuild(arguments: argparse.Namespace) -> int:
+    """rebuild every table and figure from the records"""
+    from lt_bench import figures, report
+
+    if arguments.check:
+        drifted = report.check(arguments.results)
+        print(*drifted, sep="\n")
+        return FAILED_RUN if drifted else 0
+    for path in [*report.report(arguments.results), *figures.write_all(arguments.results)]:
+        print(path)
+    return 0
+
+
+def data(arguments: argparse.Namespace) -> int:
+    """check or build the files and lists of a dataset"""
+    raise NotImplementedError
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """show a resolved configuration, and where each value came from"""
+    from lt_bench.config import gather
+    from lt_bench.experiment import prepare
+
+    config = prepare(arguments.recipe, arguments.method, arguments.overrides)
+    said = gather(arguments.recipe, arguments.method, arguments.overrides)
+    print(f"# {config.run_id}")
+    rows = list(_flat(config.as_dict()))
+    width = max(len(f"{key} = {value}") for key, value in rows)
+    for key, value in rows:
+        print(f"{f'{key} = {value}':<{width}}  # {_origin(key, said.origin)}")
+    return 0
+
+
+def _flat(tree: Any, at: str = "") -> Any:
+    for key, value in tree.items():
+        if key in ("recipe", "overlay", "digest", "overrides") and not at:
+            continue
+        if isinstance(value, dict) and value and not (key == "parent" and not at):
+            yield from _flat(value, f"{at}{key}.")
+        elif key == "parent" and value:
+            yield "parent", repr(value["overlay"])
+        elif value is not None:
+            yield f"{at}{key}", repr(value)
+
+
+def _origin(key: str, origin: Mapping[str, str]) -> str:
+    while key:
+        if key in origin:
+            return origin[key]
+        key = key.rpartition(".")[0]
+    return "default"
+
+
+def _run_all(configs: "Sequence[RunConfig]", where: "Runtime", again: bool) -> bool:
+    """Run each configuration that has no record yet; whether one failed, said with its command."""
+    from lt_bench.experiment import run
+    from lt_bench.record import read
+    from lt_bench.train import NotFiniteError
+
+    failed = []
+    for config in configs:
+        path = where.results / "runs" / config.run_id / "record.json"
+        if path.exists() and not again:
+            print(_row(read(path)))
+            continue
+        try:
+            with _progress(config) as on_epoch:
+                record = run(config, where, on_epoch)
+        except NotFiniteError as error:
+            print(f"{config.run_id}: {error}", file=sys.stderr)
+            failed.append(config.command)
+            continue
+        print(_row(record), flush=True)
+    if failed:
+        print("failed; to repeat:", *failed, sep="\n  ", file=sys.stderr)
+    return bool(failed)
+
+
+@contextmanager
+def _progress(config: "RunConfig") -> "Iterator[Callable[[dict[str, Any]], None]]":
+    """A bar on a terminal, a line per epoch elsewhere."""
+    from tqdm import tqdm
+
+    epochs = config.optim.epochs
+    with tqdm(total=epochs, unit="epoch", leave=False, disable=not sys.stderr.isatty()) as bar:
+        bar.set_description(f"{config.recipe} {config.overlay} seed {config.seed}")
+
+        def on_epoch(line: dict[str, Any]) -> None:
+            bar.set_postfix(loss=f"{line['loss']:.3f}")
+            bar.update()
+            if bar.disable:
+                terms = "".join(f"  {name} {value:.4f}" for name, value in line["terms"].items())
+                logger.info(
+                    f"{config.run_id}  epoch {line['epoch'] + 1}/{epochs}"
+                    f"  loss {line['loss']:.4f}{terms}  lr {line['lr']:.2g}"
+                    f"  {line['seconds']:.1f} s"
+                )
+
+        yield on_epoch
+
+
+def _row(record: "Record") -> str:
+    from lt_bench.metrics import shot_accuracy, top1
+
+    tally = record.test.tally
+    groups = shot_accuracy(tally, record.data.class_counts)
+    cells = [f"{name} {_percent(value)}" for name, value in groups.items()]
+    cells += [f"all {_percent(top1(tally))}"]
+    names = f"{record.recipe} {record.overlay} seed {record.seed}"
+    return f"{names}:  {'  '.join(cells)}  ({record.seconds:.1f} s)"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _runtime(arguments: argparse.Namespace) -> "Runtime":
+    from lt_bench.runtime import Runtime
+
+    root = arguments.data_root
+    if root is not None and not root.is_dir():
+        raise ConfigError(f"--data-root: {root} is no folder; give the one that holds the data")
+    return Runtime.choose(
+        arguments.device,
+        arguments.precision,
+        root,
+        arguments.results,
+        arguments.deterministic,
+    )
+
+
+def _add_experiment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a file of configs/, with :VARIANTs")
+    parser.add_argument("method", metavar="METHOD", help="a file of configs/methods/")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="such as optim.lr=0.05")
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--results", metavar="DIR", type=Path, default=Path("results"), help="default: results"
+    )
+
+
+def _add_data_root(parser: argparse.ArgumentParser) -> None:
+    root = os.environ.get("LT_BENCH_DATA")
+    parser.add_argument(
+        "--data-root",
+        metavar="DIR",
+        type=Path,
+        default=Path(root) if root else None,
+        help="where the datasets lie; default: $LT_BENCH_DATA",
+    )
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    _add_data_root(parser)
+    _add_results(parser)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16")
+    parser.add_argument("--deterministic", action="store_true", help="two runs equal to the bit")
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_experiment(parser)
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="one run for each")
+    parser.add_argument("--again", action="store_true", help="repeat a run that has a record")
+    parser.add_argument("--download", action="store_true", help="fetch CIFAR into the data root")
+    _add_machine(parser)
+
+
+def _table_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a file of configs/tables/")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
+    _add_machine(parser)
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--check", action="store_true", help="fail where a table has drifted")
+    _add_results(parser)
+
+
+def _data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["check", "build"])
+    parser.add_argument("recipe", metavar="RECIPE")
+    _add_data_root(parser)
+    parser.add_argument("--download", action="store_true", help="fetch CIFAR into the data root")
+
+
+VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[..., int]]] = {
+    "train": (_train_arguments, train),
+    "table": (_table_arguments, table),
+    "report": (_report_arguments, rebuild),
+    "data": (_data_arguments, data),
+    "show": (_add_experiment, show),
+}

@@ -1,0 +1,63 @@
+"""Evaluation: counts and bins on the device, read once. B batch, C classes."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lt_bench.data.loading import Loader
+from lt_bench.methods import Method
+from lt_bench.metrics import SCORE_BINS, TOP_LABEL_BINS, Bins, Calibration, Tally, bin_edges
+from lt_bench.record import SplitResult
+from lt_bench.runtime import Runtime
+
+
+@torch.no_grad()
+def evaluate(method: Method, loader: Loader, num_classes: int, where: Runtime) -> SplitResult:
+    """Predict every image of a split in list order with the method's one inference branch."""
+    method.eval()
+    predicted, in_top5 = [], []
+    top_label = _BinSums(TOP_LABEL_BINS, where.device)
+    score = _BinSums(SCORE_BINS, where.device)
+    nll = torch.zeros((), dtype=torch.float64, device=where.device)
+    for images, target_B in loader.plain():
+        with where.autocast():
+            logits_BC = method.predict(images)
+        logits_BC = logits_BC.double()
+        predicted_B = logits_BC.argmax(dim=1)
+        top_BK = logits_BC.topk(min(5, num_classes), dim=1).indices
+        predicted.append(predicted_B)
+        in_top5.append((top_BK == target_B[:, None]).any(dim=1))
+
+        probability_BC = method.probabilities(logits_BC)
+        of_target_B = probability_BC.gather(1, target_B[:, None])[:, 0]
+        nll -= of_target_B.clamp(min=torch.finfo(torch.float64).tiny).log().sum()
+        top_label.add(probability_BC.max(dim=1).values, predicted_B == target_B)
+        is_target_BC = target_B[:, None] == torch.arange(num_classes, device=where.device)
+        score.add(probability_BC.flatten(), is_target_BC.flatten())
+
+    labels_N, predicted_N = loader.labels, torch.cat(predicted)
+    top5_C = torch.bincount(labels_N[torch.cat(in_top5)], minlength=num_classes)
+    return SplitResult.of(
+        Tally.of(labels_N.cpu().numpy(), predicted_N.cpu().numpy(), num_classes),
+        top5_correct=top5_C.cpu().numpy(),
+        labels_predicted=predicted_N.cpu().numpy(),
+        calibration=Calibration(top_label.read(), score.read()),
+        nll=float(nll) / len(labels_N),
+    )
+
+
+class _BinSums:
+    """metrics.Bins, summed on the device."""
+
+    def __init__(self, num_bins: int, device: torch.device) -> None:
+        self.inner_edges = torch.from_numpy(bin_edges(num_bins)[1:-1]).to(device)
+        self.sums = torch.zeros(3, num_bins, dtype=torch.float64, device=device)
+
+    def add(self, probability: Tensor, is_right: Tensor) -> None:
+        index = torch.bucketize(probability, self.inner_edges, right=True)
+        parts = torch.stack([torch.ones_like(probability), probability, is_right.double()])
+        self.sums.index_add_(1, index, parts)
+
+    def read(self) -> Bins:
+        count, confidence, correct = self.sums.cpu().numpy()
+        return Bins(count.astype(np.int64), confidence, correct.astype(np.int64))

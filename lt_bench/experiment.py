@@ -1,0 +1,204 @@
+"""The composition root: the only module that knows all the others, and runs one experiment."""
+
+import functools
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lt_bench.config import RunConfig, Spec, Table, bind, build, load
+from lt_bench.data.datasets import DATASETS
+from lt_bench.data.loading import Loader
+from lt_bench.data.transforms import TRANSFORMS
+from lt_bench.data.types import LongTailData, Split
+from lt_bench.errors import ConfigError
+from lt_bench.evaluate import evaluate
+from lt_bench.files import whole_file
+from lt_bench.losses import LOSSES
+from lt_bench.methods import METHODS, Method, Parts
+from lt_bench.models.backbones import BACKBONES
+from lt_bench.models.heads import HEADS
+from lt_bench.optim import SCHEDULES
+from lt_bench.record import ClassHistory, DataSummary, Epoch, Parent, Record, environment, write
+from lt_bench.runtime import Runtime, seed_everything
+from lt_bench.samplers import SAMPLERS
+from lt_bench.train import History, fit
+from lt_bench.weighting import WEIGHTINGS, make_objective
+
+logger = logging.getLogger(__name__)
+
+TABLES: Mapping[str, Table] = {
+    "dataset": DATASETS,
+    "backbone": BACKBONES,
+    "head": HEADS,
+    "loss": LOSSES,
+    "weighting": WEIGHTINGS,
+    "transform": TRANSFORMS,
+    "sampler": SAMPLERS,
+    "schedule": SCHEDULES,
+    "method": METHODS,
+}
+
+# Tags the stream of random numbers that initial weights come from; train.py has its own.
+INITIAL_WEIGHTS = 0
+
+OnEpoch = Callable[[dict[str, Any]], None]
+
+
+def prepare(recipe: str, method: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """A checked configuration: every part exists, every option fits, parts go together.
+
+    Raises:
+        ConfigError: every problem found, a line each.
+    """
+    config = load(recipe, method, overrides, TABLES)
+    problems = list(_combinations(config))
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def run(config: RunConfig, where: Runtime, on_epoch: OnEpoch = lambda _: None) -> Record:
+    """Train, evaluate and record one experiment; the record and the model lie in its run folder.
+
+    Raises:
+        UserError: the data is missing or wrong, or a part refuses its options.
+        NotFiniteError: training diverged; the events so far are kept.
+    """
+    began = time.perf_counter()
+    folder = where.results / "runs" / config.run_id
+    data = load_data(config.data, where.data_root)
+    method = make_method(config, data, where)
+    sampler = bind("sampler", config.sampler, SAMPLERS)
+    with _events(folder) as write_event:
+
+        def report(line: dict[str, Any]) -> None:
+            write_event(line)
+            on_epoch(line)
+
+        loader = _loader(data, data.train, config, where)
+        history = fit(method, loader, sampler, config.optim, config.seed, where, report)
+    test = evaluate(method, _loader(data, data.test, config, where), data.num_classes, where)
+    with whole_file(folder / "model.pt") as file:
+        torch.save(method.model_state(), file)
+    record = Record(
+        run_id=config.run_id,
+        recipe=config.recipe,
+        overlay=config.overlay,
+        digest=config.digest,
+        seed=config.seed,
+        command=config.command,
+        config=config.as_dict(),
+        environment=environment(
+            where.describe(), where.precision, deterministic=where.deterministic
+        ),
+        data=_summary(data),
+        test=test,
+        history=tuple(Epoch(**line) for line in history.epochs),
+        class_history=_class_history(history),
+        seconds=time.perf_counter() - began,
+        num_parameters=sum(p.numel() for p in method.parameters()),
+        peak_memory_bytes=where.peak_memory_bytes(),
+        parent=Parent(config.parent.run_id, config.parent.digest) if config.parent else None,
+    )
+    write(record, where.results)
+    return record
+
+
+def load_data(spec: Spec, root: Path | None) -> LongTailData:
+    """The dataset a configuration names; the last one is kept, since a table repeats it."""
+    return _load_data(spec.name, json.dumps(dict(spec.options), sort_keys=True), root)
+
+
+def make_method(config: RunConfig, data: LongTailData, where: Runtime) -> Method:
+    """The method with its freshly initialised network, on the device.
+
+    The backbone is built first, so that all methods of a seed start from the same one.
+    """
+    seed_everything(config.seed, INITIAL_WEIGHTS)
+    class_counts = torch.tensor(data.class_counts)
+    backbone = build("backbone", config.backbone, BACKBONES)
+    features, classes = backbone.num_features, data.num_classes
+    parts: dict[str, Any] = {
+        "backbone": backbone,
+        "head": build("head", config.head, HEADS, features, classes),
+        "objective": make_objective(config.objective, class_counts),
+    }
+    if config.representation:
+        place = "representation.head"
+        parts["representation_head"] = build(
+            "head", config.representation.head, HEADS, features, classes, place=place
+        )
+        parts["representation_objective"] = make_objective(
+            config.representation.objective, class_counts, "representation.objective"
+        )
+    method: Method = build("method", config.method, METHODS, Parts(**parts))
+    return where.place(method)
+
+
+def _combinations(config: RunConfig) -> Iterator[str]:
+    """What is wrong between parts that are each right."""
+    name, method = config.method.name, METHODS[config.method.name]
+    if method.needs_parent and not config.parent:
+        yield f'method: {name!r} needs a parent, for example parent = "ce"'
+    if config.parent and not method.needs_parent:
+        yield f"parent: {config.parent.overlay!r} has no effect on {name!r}; leave it out"
+    if method.needs_representation and not config.representation:
+        yield f"method: {name!r} needs a [representation] table with an objective"
+    if config.representation and not method.needs_representation:
+        yield f'representation: has no effect on {name!r}; leave it out or write method = "sdn"'
+
+
+@functools.lru_cache(maxsize=1)
+def _load_data(name: str, options: str, root: Path | None) -> LongTailData:
+    data: LongTailData = build("data", Spec(name, json.loads(options)), DATASETS, root)
+    return data
+
+
+def _loader(data: LongTailData, split: Split, config: RunConfig, where: Runtime) -> Loader:
+    return Loader(
+        split,
+        batch_size=config.optim.batch_size,
+        augment=config.augment,
+        mean=data.mean,
+        std=data.std,
+        device=where.device,
+        channels_last=True,
+    )
+
+
+@contextmanager
+def _events(folder: Path) -> Iterator[OnEpoch]:
+    """A line per finished epoch in events.jsonl, readable while the run goes on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "events.jsonl").open("w", encoding="utf-8") as file:
+
+        def write_event(line: dict[str, Any]) -> None:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+
+        yield write_event
+
+
+def _summary(data: LongTailData) -> DataSummary:
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    return DataSummary(
+        name=data.name,
+        class_counts=tuple(data.class_counts),
+        class_names=tuple(data.class_names),
+        totals={name: len(split) for name, split in splits.items() if split is not None},
+        identity=dict(data.identity),
+        source=data.source,
+    )
+
+
+def _class_history(history: History) -> dict[str, ClassHistory]:
+    return {
+        name: ClassHistory(tuple(kept["epochs"]), tuple(map(tuple, kept["values"])))
+        for name, kept in history.classes.items()
+    }

@@ -1,0 +1,87 @@
+"""SGD, its parameter groups, and the learning rate as a function of Progress."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+from lt_bench.config import Fraction, NonNegative, OptimConfig
+from lt_bench.errors import ConfigError
+from lt_bench.progress import Progress
+
+
+def make_optimizer(
+    backbone: Sequence[nn.Parameter],
+    others: Sequence[nn.Parameter],
+    without_decay: Iterable[nn.Parameter],
+    config: OptimConfig,
+) -> torch.optim.SGD:
+    """SGD over the given trainable parameters; each group keeps its own `base_lr`.
+
+    Args:
+        backbone: learns at `lr * backbone_lr_factor`.
+        without_decay: members of the two that weight decay leaves alone.
+    """
+    exempt = {id(parameter) for parameter in without_decay}
+    groups = []
+    for parameters, base_lr in (
+        (backbone, config.lr * config.backbone_lr_factor),
+        (others, config.lr),
+    ):
+        decayed = [p for p in parameters if id(p) not in exempt]
+        bare = [p for p in parameters if id(p) in exempt]
+        groups += [
+            {"params": decayed, "base_lr": base_lr, "weight_decay": config.weight_decay},
+            {"params": bare, "base_lr": base_lr, "weight_decay": 0.0},
+        ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.SGD(
+        groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def constant(progress: Progress, *, warmup_epochs: NonNegative = 0) -> float:
+    """1 after the warm-up."""
+    return _warmup(progress, warmup_epochs)
+
+
+def step(
+    progress: Progress,
+    *,
+    warmup_epochs: NonNegative = 0,
+    milestones: tuple[Fraction, ...] = (),
+    factors: tuple[NonNegative, ...] = (),
+) -> float:
+    """The factor of the last milestone passed; milestones are fractions of the run.
+
+    With warm-up 5, milestones (0.8, 0.9) and factors (0.01, 0.0001) over 200 epochs this is the
+    schedule of LDAM-DRW's CIFAR code.
+    """
+    if len(milestones) != len(factors) or list(milestones) != sorted(milestones):
+        raise ConfigError(
+            f"milestones: {list(milestones)} must rise and pair with factors {list(factors)}"
+        )
+    factor = 1.0
+    for milestone, value in zip(milestones, factors, strict=True):
+        if progress.fraction >= milestone:
+            factor = value
+    return factor * _warmup(progress, warmup_epochs)
+
+
+def cosine(progress: Progress, *, warmup_epochs: NonNegative = 0) -> float:
+    """Half a cosine from 1 to 0 over the run, a step at a time."""
+    return 0.5 * (1 + math.cos(math.pi * progress.fraction)) * _warmup(progress, warmup_epochs)
+
+
+def _warmup(progress: Progress, epochs: float) -> float:
+    """Stairs of one epoch, as the published CIFAR code has them."""
+    return min(1.0, (progress.epoch + 1) / epochs) if epochs else 1.0
+
+
+SCHEDULES = {"constant": constant, "step": step, "cosine": cosine}

@@ -1,0 +1,109 @@
+"""Samplers: one epoch of image indices as a pure function of labels, progress and generator.
+
+N training images, C classes. Every sampler returns N indices.
+"""
+
+import torch
+from torch import Generator, Tensor
+
+from lt_bench.config import Count, Fraction
+from lt_bench.progress import Progress
+
+
+def instance(labels_N: Tensor, progress: Progress, generator: Generator) -> Tensor:
+    """Every image once, in random order."""
+    return torch.randperm(len(labels_N), generator=generator)
+
+
+def class_balanced(
+    labels_N: Tensor,
+    progress: Progress,
+    generator: Generator,
+    *,
+    run_length: Count = 1,
+    start: Fraction = 0.0,
+) -> Tensor:
+    """Every class equally often, its images without replacement (Kang et al., 2020, section 3).
+
+    Args:
+        run_length: images drawn in a row from a drawn class; 4 is the habit of the published code.
+        start: instance-balanced before this fraction of training (deferred resampling, DRS).
+    """
+    return _by_class_power(labels_N, progress, generator, 0.0, run_length, start)
+
+
+def square_root(
+    labels_N: Tensor,
+    progress: Progress,
+    generator: Generator,
+    *,
+    run_length: Count = 1,
+    start: Fraction = 0.0,
+) -> Tensor:
+    """A class in proportion to the square root of its count (Kang et al., 2020, eq. 1, q = 1/2)."""
+    return _by_class_power(labels_N, progress, generator, 0.5, run_length, start)
+
+
+def progressive(
+    labels_N: Tensor, progress: Progress, generator: Generator, *, start: Fraction = 0.0
+) -> Tensor:
+    """From instance-balanced in the first epoch to class-balanced in the last (ibid., eq. 2)."""
+    if progress.fraction < start:
+        return instance(labels_N, progress, generator)
+    first = start * progress.num_epochs
+    share = (progress.epoch - first) / max(progress.num_epochs - 1 - first, 1)
+    count_C = torch.bincount(labels_N).double()
+    by_class_C = (count_C > 0) / (count_C > 0).sum()
+    return _draw(labels_N, (1 - share) * count_C / count_C.sum() + share * by_class_C, generator, 1)
+
+
+def _by_class_power(
+    labels_N: Tensor,
+    progress: Progress,
+    generator: Generator,
+    power: float,
+    run_length: int,
+    start: float,
+) -> Tensor:
+    if progress.fraction < start:
+        return instance(labels_N, progress, generator)
+    count_C = torch.bincount(labels_N).double()
+    return _draw(labels_N, count_C.pow(power) * (count_C > 0), generator, run_length)
+
+
+def _draw(labels_N: Tensor, probability_C: Tensor, generator: Generator, run_length: int) -> Tensor:
+    """Draw classes, then walk through each class's shuffled images, reshuffling at each round."""
+    total = len(labels_N)
+    draws = -(-total // run_length)
+    drawn_N = torch.multinomial(probability_C, draws, replacement=True, generator=generator)
+    drawn_N = drawn_N.repeat_interleave(run_length)[:total]
+
+    count_C = torch.bincount(labels_N, minlength=len(probability_C))
+    wanted_C = torch.bincount(drawn_N, minlength=len(probability_C))
+    rounds_C = -(-wanted_C // count_C.clamp(min=1))
+    # each class's images, repeated for as many rounds as it needs, in random order within a round
+    pool = torch.split(torch.argsort(labels_N, stable=True), count_C.tolist())
+    rounds = rounds_C.tolist()
+    walk = [images.repeat(n) for images, n in zip(pool, rounds, strict=True)]
+    group = torch.repeat_interleave(
+        torch.arange(int(rounds_C.sum())), torch.repeat_interleave(count_C, rounds_C)
+    )
+    shuffled = torch.randperm(len(group), generator=generator)
+    walk_of_all = torch.cat(walk)[shuffled[torch.argsort(group[shuffled], stable=True)]]
+
+    length_C = rounds_C * count_C
+    first_C = length_C.cumsum(0) - length_C
+    by_class = torch.argsort(drawn_N, stable=True)
+    begin_C = wanted_C.cumsum(0) - wanted_C
+    order = torch.empty_like(drawn_N)
+    visit = torch.arange(total) - begin_C[drawn_N[by_class]]
+    order[by_class] = walk_of_all[first_C[drawn_N[by_class]] + visit]
+    return order
+
+
+SAMPLERS = {
+    "instance": instance,
+    "class_balanced": class_balanced,
+    "square_root": square_root,
+    "progressive": progressive,
+}

@@ -1,0 +1,189 @@
+"""Configurations: merging, messages, digests."""
+
+from pathlib import Path
+
+import pytest
+
+from lt_bench.config import Spec, build, gather, load, names, with_seed
+from lt_bench.errors import ConfigError
+from lt_bench.experiment import TABLES, prepare
+
+RECIPES = names("configs")
+METHODS = names("configs/methods")
+
+
+def problems(*overrides, recipe="digits_lt", method="ce"):
+    with pytest.raises(ConfigError) as caught:
+        prepare(recipe, method, overrides)
+    return list(caught.value.problems)
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_recipe_takes_every_method(recipe, method):
+    config = prepare(recipe, method)
+    assert config.run_id == f"{recipe}-{method}-s0-{config.digest[:8]}"
+
+
+def test_all_problems_are_reported_at_once_as_the_design_words_them():
+    found = problems(
+        "optim.epochs=ten",
+        "sed=1",
+        "objective.loss.name=ladm",
+        "data.imbalance_factor=0.01",
+    )
+    known = ", ".join(TABLES["loss"])
+    assert sorted(found) == [
+        "data.imbalance_factor: 0.01 is n_min/n_max; write n_max/n_min, 100",
+        "objective.loss.name: unknown 'ladm'; did you mean 'ldam'?; known: " + known,
+        "optim.epochs: expected int, got 'ten'",
+        "sed: no such field; did you mean 'seed'?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lr=-1", "optim.lr: -1.0 is out of range; give a value > 0"),
+        ("optim.momentum=1", "optim.momentum: 1.0 is out of range; give a value >= 0 and < 1"),
+        ("optim.nesterov=1", "optim.nesterov: expected bool, got 1"),
+        ("optim.lr=nan", "optim.lr: expected a number, got nan"),
+        ("optim=3", "optim: expected a table, got 3"),
+        ("augment=crop", "augment: expected a list, got 'crop'"),
+        ("head=3", "head: expected a name or a table with a name, got 3"),
+        ("seed=-1", "seed: -1 is out of range; give a value >= 0 and <= 2.14748e+09"),
+        (
+            "data.imb_factor=0.01",
+            "data.imb_factor: no such option of 'digits_lt'; "
+            "write imbalance_factor = n_max/n_min, for example 100",
+        ),
+        (
+            "objective.reduction=sum",
+            "objective.reduction: unknown 'sum'; known: mean, weighted_mean",
+        ),
+        (
+            "data.imbalance_factor=0",
+            "data.imbalance_factor: 0.0 is out of range; write n_max/n_min, for example 100",
+        ),
+        (
+            "recipe=x",
+            "recipe: no such field; known: data, backbone, head, method, objective, "
+            "representation, augment, sampler, optim, seed",
+        ),
+        ("nonsense", "'nonsense': not a setting; write key=value, for example optim.lr=0.05"),
+        ("parent=ce", "parent: 'ce' has no effect on 'one_stage'; leave it out"),
+        ("method=sdn", "method: 'sdn' needs a [representation] table with an objective"),
+    ],
+)
+def test_messages(override, message):
+    assert problems(override) == [message]
+
+
+def test_unknown_names_of_files():
+    assert problems(recipe="digit_lt")[0].startswith(
+        "recipe: unknown 'digit_lt'; did you mean 'digits_lt'?"
+    )
+    assert problems(method="ladm")[0].startswith("method: unknown 'ladm'; did you mean 'ldam'?")
+    assert problems(recipe="digits_lt:if11")[0] == (
+        "recipe: unknown 'if11'; did you mean 'if10'?; known: if10"
+    )
+
+
+def test_broken_toml_names_the_file_and_the_line(tmp_path):
+    path = write(tmp_path / "mine.toml", "[data]\nname = \n")
+    assert problems(recipe=path)[0].startswith(f"{path}: not readable as TOML: ")
+    assert "line 2" in problems(recipe=path)[0]
+
+
+def test_missing_tables_are_named(tmp_path):
+    path = write(tmp_path / "mine.toml", "[optim]\nepochs = 1\n")
+    assert problems(recipe=path) == ["data: is missing", "backbone: is missing"]
+
+
+def test_order_of_sources(tmp_path):
+    recipe = write(
+        tmp_path / "base.toml",
+        """
+        head = "linear"
+        [data]
+        name = "digits_lt"
+        [backbone]
+        name = "small_conv"
+        [optim]
+        epochs = 1
+        lr = 0.1
+        batch_size = 8
+        weight_decay = 0.001
+        [variants.quick.optim]
+        lr = 0.2
+        batch_size = 16
+        """,
+    )
+    method = write(
+        tmp_path / "mine.toml",
+        """
+        [optim]
+        lr = 0.3
+        [for.base.optim]
+        momentum = 0.5
+        [for."base:quick".optim]
+        momentum = 0.6
+        """,
+    )
+    config = load(f"{recipe}:quick", method, ["optim.epochs=7"])
+    assert (config.optim.lr, config.optim.batch_size) == (0.3, 16)
+    assert (config.optim.epochs, config.optim.momentum) == (7, 0.6)
+    assert config.optim.weight_decay == 0.001
+    assert config.run_id.startswith("base.quick-mine-s0-")
+    origin = gather(f"{recipe}:quick", method, ["optim.epochs=7"]).origin
+    assert origin["optim.epochs"] == "command line: optim.epochs=7"
+    assert origin["optim.batch_size"].endswith("base.toml [variants.quick]")
+    assert origin["optim.momentum"].endswith("mine.toml [for.base:quick]")
+    assert load(recipe, method).optim.momentum == 0.5
+
+
+def test_a_table_with_a_name_replaces_and_others_merge():
+    config = load("digits_lt", "ldam", ["objective.loss.name=ce"])
+    assert config.objective.loss == Spec("ce")
+    assert config.head == Spec("cosine")
+    config = load("digits_lt", "ldam", ["objective.loss.scale=20"])
+    assert config.objective.loss.options == {"max_margin": 0.5, "scale": 20}
+
+
+def test_digest_is_of_what_is_said_without_the_seed():
+    plain = load("digits_lt", "ce")
+    assert load("digits_lt", "ce", ["seed=5"]).digest == plain.digest
+    assert load("digits_lt", "ce", ["optim.lr=5e-2"]).digest == plain.digest
+    assert load("digits_lt", "ce", ["data.imbalance_factor=50.0"]).digest == plain.digest
+    assert load("digits_lt", "ce", ["head=linear"]).digest == (
+        load("digits_lt", "ce", ["head.name=linear"]).digest
+    )
+    others = [("ldam", []), ("ce", ["optim.lr=0.06"]), ("ce", ["data.subset_seed=1"])]
+    digests = {load("digits_lt", method, overrides).digest for method, overrides in others}
+    assert len(digests | {plain.digest}) == 4
+
+
+def test_with_seed_keeps_the_cell():
+    config = load("digits_lt", "ce")
+    assert with_seed(config, 3) == load("digits_lt", "ce", ["seed=3"])
+
+
+def test_a_parts_own_complaint_carries_its_place():
+    def picky(*, size: int = 1):
+        raise ConfigError(f"size: {size} is odd")
+
+    with pytest.raises(ConfigError, match=r"^data\.size: 1 is odd$"):
+        build("data", Spec("picky"), {"picky": picky})
+
+
+def test_options_of_nested_parts_are_checked():
+    found = problems("optim.schedule.name=stepp")
+    assert found[0].startswith("optim.schedule.name: unknown 'stepp'; did you mean 'step'?")
+    assert problems("optim.schedule.milestones=[2.0]") == [
+        "optim.schedule.milestones[0]: 2.0 is out of range; give a value >= 0 and <= 1"
+    ]
