@@ -4,7 +4,8 @@ A class without test images has no accuracy and is left out of every mean over c
 that does not exist (an empty shot group) is None, never 0 or nan.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,7 @@ def shot_accuracy(
     result: dict[str, float | None] = {}
     for name, labels in shot_groups(class_counts, many=many, few=few).items():
         present = [label for label in labels if tally.total[label] > 0]
-        result[name] = float(accuracy[present].mean()) if present else None
+        result[name] = _mean(accuracy[present]) if present else None
     return result
 
 
@@ -78,7 +79,7 @@ def top1(tally: Tally) -> float:
 
 def balanced_accuracy(tally: Tally) -> float:
     """Mean class accuracy; equals `top1` on a balanced test set."""
-    return float(_present_accuracy(tally).mean())
+    return _mean(_present_accuracy(tally))
 
 
 def worst_class(tally: Tally) -> float:
@@ -89,7 +90,7 @@ def worst_class(tally: Tally) -> float:
 def geometric_mean_recall(tally: Tally) -> float:
     """Geometric mean of the class accuracies; 0 as soon as one class is never right."""
     accuracy = _present_accuracy(tally)
-    return float(np.exp(np.log(accuracy).mean())) if accuracy.all() else 0.0
+    return math.exp(_mean(np.log(accuracy))) if accuracy.all() else 0.0
 
 
 def macro_f1(tally: Tally, *, zero_division: float = 0.0) -> float:
@@ -101,7 +102,7 @@ def macro_f1(tally: Tally, *, zero_division: float = 0.0) -> float:
     found = np.full(len(tally.total), zero_division)
     hit = tally.correct > 0
     found[hit] = 2 * tally.correct[hit] / (tally.total[hit] + tally.predicted[hit])
-    return float(found[tally.total > 0].mean())
+    return _mean(found[tally.total > 0])
 
 
 def shifted_accuracy(
@@ -215,6 +216,12 @@ def negative_log_likelihood(probabilities: ArrayLike, labels: ArrayLike) -> floa
     labels = _labels(labels, probabilities.shape[1])
     likelihood = probabilities[np.arange(len(labels)), labels]
     return float(-np.log(likelihood.clip(min=np.finfo(np.float64).tiny)).mean())
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Summed exactly, so that a table's last digit is the same on every machine."""
+    listed = [float(value) for value in values]
+    return math.fsum(listed) / len(listed)
 
 
 def _present_accuracy(tally: Tally) -> FloatArray:

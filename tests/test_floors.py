@@ -10,10 +10,10 @@ FLOORS = {
     **dict.fromkeys(["progress", "metrics", "errors", "files"], 0),
     **dict.fromkeys(["config", "runtime"], 1),
     **dict.fromkeys(["losses", "samplers", "optim", "models", "data", "record"], 2),
-    **dict.fromkeys(["weighting", "report"], 3),
-    **dict.fromkeys(["methods", "figures"], 4),
-    **dict.fromkeys(["train", "evaluate", "page"], 5),
-    **dict.fromkeys(["experiment", "bench"], 6),
+    **dict.fromkeys(["weighting", "tables"], 3),
+    **dict.fromkeys(["methods", "report"], 4),
+    **dict.fromkeys(["train", "evaluate", "figures"], 5),
+    **dict.fromkeys(["experiment", "bench", "page"], 6),
     "cli": 7,
 }
 # packages whose own modules may import one another, one way

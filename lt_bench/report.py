@@ -1,0 +1,365 @@
+"""Records -> data frames -> tables: Markdown and CSV, rebuilt from records alone, without torch."""
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from lt_bench import metrics
+from lt_bench.config import (
+    ROOT,
+    Positive,
+    Reader,
+    RunConfig,
+    Table,
+    bind,
+    load,
+    names,
+    read_toml,
+    with_seed,
+)
+from lt_bench.errors import ConfigError
+from lt_bench.files import write_text_whole
+from lt_bench.record import Number, Record, read_all, record_path
+from lt_bench.tables import (
+    Column,
+    Filled,
+    Row,
+    TableConfig,
+    frame,
+    marked,
+    method_name,
+    render_csv,
+    render_markdown,
+)
+
+RUN_COLUMNS = ["run_id", "recipe", "overlay", "digest", "seed", "dataset", "commit", "dirty"]
+RUN_COLUMNS += ["device", "precision", "seconds", "parent", "record"]
+
+
+def table_config(name: str) -> TableConfig:
+    """Read configs/tables/NAME.toml.
+
+    Raises:
+        ConfigError: every problem found, a line each.
+    """
+    _, tree = read_toml("table", name, ROOT / "configs" / "tables")
+    reader = Reader({"report": REPORTS})
+    settings = reader.settings(TableConfig, tree, place="")
+    seeded = [o for o in settings.get("overrides") or () if o.split("=")[0].strip() == "seed"]
+    problems = reader.problems + [
+        f"overrides: {o!r} has no effect; write it in seeds" for o in seeded
+    ]
+    if problems:
+        raise ConfigError(f"table {Path(name).stem}: {problem}" for problem in problems)
+    return TableConfig(**settings)
+
+
+def cells(name: str) -> list[RunConfig]:
+    """Every run a table needs, in the order to run them: a parent stands before its child.
+
+    Raises:
+        ConfigError: the table, or a recipe or method it lists, cannot be read.
+    """
+    config = table_config(name)
+    return _in_order(_configs(name, config), config.seeds)
+
+
+def missing(name: str, results: Path) -> list[RunConfig]:
+    """The runs of a table that have no record yet, in the order to run them."""
+    return [run for run in cells(name) if not record_path(results, run.run_id).exists()]
+
+
+def fill(name: str, records: Sequence[Record]) -> Filled:
+    """Put the records in their cells, and mark rows that do not compare with their neighbours."""
+    config = table_config(name)
+    configs = _configs(name, config)
+    by_run = {record.run_id: record for record in records}
+    wanted = _in_order(configs, config.seeds)
+    runs = runs_frame([by_run[run.run_id] for run in wanted if run.run_id in by_run])
+    scores = bind("report", config.report, REPORTS)(runs)
+    return Filled(
+        name=Path(name).stem,
+        config=config,
+        caption=(inspect.getdoc(REPORTS[config.report.name]) or "").partition("\n")[0],
+        columns={
+            name: COLUMNS.get(name, Column(name.replace("_", " "), factor=100))
+            for name in map(str, scores.columns)
+        },
+        rows={
+            recipe: marked(_rows(listed, config.seeds, by_run, scores), recipe)
+            for recipe, listed in configs.items()
+        },
+        missing=tuple(run for run in wanted if run.run_id not in by_run),
+    )
+
+
+def runs_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One row per run, by run_id; `record` holds the record itself."""
+    lines = [
+        {
+            "run_id": record.run_id,
+            "recipe": record.recipe,
+            "overlay": record.overlay,
+            "digest": record.digest,
+            "seed": record.seed,
+            "dataset": record.data.name,
+            "commit": record.environment.get("commit"),
+            "dirty": record.environment.get("dirty"),
+            "device": record.environment.get("device"),
+            "precision": record.environment.get("precision"),
+            "seconds": record.seconds,
+            "parent": record.parent.run_id if record.parent else None,
+            "record": record,
+        }
+        for record in records
+    ]
+    return pd.DataFrame(lines, columns=RUN_COLUMNS).set_index("run_id")
+
+
+def table_frame(name: str, results: Path) -> pd.DataFrame:
+    """A row per method: mean, sd (n - 1) and n of each column, as fractions, and its marks."""
+    return frame(fill(name, read_all(results)))
+
+
+def write_table(name: str, results: Path) -> str:
+    """Write results/tables/NAME.md and .csv and return the Markdown."""
+    texts = _texts(fill(name, read_all(results)), results)
+    for path, text in texts.items():
+        write_text_whole(path, text)
+    return next(iter(texts.values()))
+
+
+def report(results: Path) -> list[Path]:
+    """Rebuild every table that has a record, and return the files."""
+    written = []
+    for table in filled_tables(results):
+        for path, text in _texts(table, results).items():
+            write_text_whole(path, text)
+            written.append(path)
+    return written
+
+
+def check(results: Path) -> list[str]:
+    """What differs, a line each, between results/tables and tables rebuilt from the records."""
+    wanted = {
+        path: text
+        for table in filled_tables(results)
+        for path, text in _texts(table, results).items()
+    }
+    there = {path for path in (results / "tables").glob("*") if path.suffix in (".md", ".csv")}
+    remedy = f"run python run.py report --results {results}"
+    drifted = []
+    for path in sorted(wanted.keys() | there):
+        if path not in wanted:
+            drifted.append(f"{path}: no table with records makes it; delete it")
+        elif path not in there:
+            drifted.append(f"{path}: missing; {remedy}")
+        elif path.read_bytes() != wanted[path].encode():
+            drifted.append(f"{path}: differs from its records; {remedy}")
+    return drifted
+
+
+def filled_tables(results: Path) -> Iterator[Filled]:
+    """The tables of configs/tables that have at least one record."""
+    records = read_all(results)
+    for name in names("configs/tables") if records else ():
+        table = fill(name, records)
+        if any(row.records for rows in table.rows.values() for row in rows):
+            yield table
+
+
+def shots(
+    runs: pd.DataFrame, *, many: Number = metrics.MANY, few: Number = metrics.FEW
+) -> pd.DataFrame:
+    """Mean class accuracy of the shot groups, and top-1 over all images."""
+
+    def scores(record: Record) -> dict[str, float | None]:
+        tally, counts = record.test.tally, record.data.class_counts
+        groups = metrics.shot_accuracy(tally, counts, many=many, few=few)
+        return {**groups, "all": metrics.top1(tally)}
+
+    return _each(runs, scores, [*metrics.SHOT_GROUPS, "all"])
+
+
+def spread(runs: pd.DataFrame) -> pd.DataFrame:
+    """How evenly the classes share in the accuracy."""
+    measures = {
+        "worst_class": metrics.worst_class,
+        "geometric_mean": metrics.geometric_mean_recall,
+        "macro_f1": metrics.macro_f1,
+        "balanced": metrics.balanced_accuracy,
+    }
+    return _each(
+        runs,
+        lambda record: {name: score(record.test.tally) for name, score in measures.items()},
+        list(measures),
+    )
+
+
+def shifted(
+    runs: pd.DataFrame, *, factors: tuple[Positive, ...] = (50.0, 10.0, 2.0)
+) -> pd.DataFrame:
+    """Accuracy if the test classes were as long-tailed as training's (forward) or the reverse."""
+    shifts = {f"forward_{factor:g}": (factor, False) for factor in factors}
+    shifts["uniform"] = (1.0, False)
+    shifts |= {f"backward_{factor:g}": (factor, True) for factor in reversed(factors)}
+
+    def scores(record: Record) -> dict[str, float | None]:
+        tally, counts = record.test.tally, record.data.class_counts
+        return {
+            name: metrics.shifted_accuracy(
+                tally, counts, imbalance_factor=factor, backward=is_backward
+            )
+            for name, (factor, is_backward) in shifts.items()
+        }
+
+    return _each(runs, scores, list(shifts))
+
+
+def calibration(runs: pd.DataFrame) -> pd.DataFrame:
+    """Whether the predicted probabilities mean what they say."""
+
+    def scores(record: Record) -> dict[str, float | None]:
+        tally, bins = record.test.tally, record.test.calibration
+        cal = metrics.calibration_score(bins.score.bins)
+        return {
+            "ece": metrics.expected_calibration_error(bins.top_label.bins),
+            "cal": cal,
+            "s_acc": metrics.harmonic_score(cal, metrics.top1(tally)),
+            "s_rec": metrics.harmonic_score(cal, metrics.balanced_accuracy(tally)),
+            "nll": record.test.nll,
+        }
+
+    return _each(runs, scores, ["ece", "cal", "s_acc", "s_rec", "nll"])
+
+
+def cost(runs: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of a run, and with its parents'; parameters and memory."""
+
+    records: Mapping[str, Record] = dict(zip(runs.index, runs["record"], strict=True))
+
+    def with_parents(record: Record) -> float | None:
+        total = record.seconds
+        for _ in range(len(runs)):  # ends, even for a record that names itself as its parent
+            if record.parent is None:
+                return total
+            if record.parent.run_id not in runs.index:
+                return None
+            record = records[record.parent.run_id]
+            total += record.seconds
+        return None
+
+    def scores(record: Record) -> dict[str, float | None]:
+        return {
+            "seconds": record.seconds,
+            "seconds_with_parents": with_parents(record),
+            "parameters": record.num_parameters,
+            "peak_memory": record.peak_memory_bytes,
+        }
+
+    return _each(runs, scores, ["seconds", "seconds_with_parents", "parameters", "peak_memory"])
+
+
+def _each(
+    runs: pd.DataFrame,
+    scores: Callable[[Record], Mapping[str, float | None]],
+    columns: Sequence[str],
+) -> pd.DataFrame:
+    lines = [scores(record) for record in runs["record"]]
+    return pd.DataFrame(lines, index=runs.index, columns=list(columns), dtype=float)
+
+
+def _configs(name: str, config: TableConfig) -> dict[str, list[RunConfig]]:
+    """The rows of each recipe, at the first seed."""
+    problems: dict[str, None] = {}
+    rows: dict[str, list[RunConfig]] = {recipe: [] for recipe in config.recipes}
+    for recipe in config.recipes:
+        for method in config.methods:
+            try:
+                rows[recipe].append(load(recipe, method, config.overrides))
+            except ConfigError as error:
+                problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise ConfigError(f"table {Path(name).stem}: {problem}" for problem in problems)
+    return rows
+
+
+def _in_order(configs: Mapping[str, Sequence[RunConfig]], seeds: Sequence[int]) -> list[RunConfig]:
+    found: dict[str, RunConfig] = {}
+
+    def add(run: RunConfig) -> None:
+        if run.parent:
+            add(run.parent)
+        found.setdefault(run.run_id, run)
+
+    for listed in configs.values():
+        for config in listed:
+            for seed in seeds:
+                add(with_seed(config, seed))
+    return list(found.values())
+
+
+def _rows(
+    configs: Sequence[RunConfig],
+    seeds: Sequence[int],
+    by_run: Mapping[str, Record],
+    scores: pd.DataFrame,
+) -> list[Row]:
+    used = Counter(method_name(config) for config in configs)
+    rows = []
+    for config in configs:
+        name = method_name(config)
+        run_ids = [with_seed(config, seed).run_id for seed in seeds]
+        found = [run_id for run_id in run_ids if run_id in by_run]
+        rows.append(
+            Row(
+                config=config,
+                name=name if used[name] == 1 else f"{name} ({config.overlay})",
+                records=tuple(by_run[run_id] for run_id in found),
+                scores=scores.loc[found],
+                num_seeds=len(seeds),
+            )
+        )
+    return rows
+
+
+def _texts(table: Filled, results: Path) -> dict[Path, str]:
+    stem = results / "tables" / table.name
+    return {
+        stem.with_suffix(".md"): render_markdown(table),
+        stem.with_suffix(".csv"): render_csv(table),
+    }
+
+
+COLUMNS: Mapping[str, Column] = {
+    "macro_f1": Column("macro-F1", factor=100),
+    "ece": Column(
+        "ECE",
+        best=min,
+        factor=100,
+        about="expected calibration error of the predicted class, 15 bins, in %",
+    ),
+    "cal": Column(
+        "cal",
+        decimals=3,
+        about="1 - (4/N) sum |share right - mean score|, N = 10 bins over every image and class",
+    ),
+    "s_acc": Column("S_acc", decimals=3, about="harmonic mean of cal and top-1"),
+    "s_rec": Column("S_rec", decimals=3, about="harmonic mean of cal and mean class accuracy"),
+    "nll": Column("NLL", decimals=3, best=min, about="mean negative log-likelihood"),
+    "seconds": Column("seconds", best=None),
+    "seconds_with_parents": Column("seconds with parents", best=None),
+    "parameters": Column("parameters (M)", factor=1e-6, decimals=2, best=None),
+    "peak_memory": Column("peak memory (MiB)", factor=2**-20, decimals=0, best=None),
+}
+
+REPORTS: Table = {
+    "shots": shots,
+    "spread": spread,
+    "shifted": shifted,
+    "calibration": calibration,
+    "cost": cost,
+}
