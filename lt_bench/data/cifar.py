@@ -1,9 +1,11 @@
 """cifar10_lt and cifar100_lt: CIFAR made long-tailed, the same images whatever the source."""
 
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+import numpy as np
 
 from lt_bench.config import ImbalanceFactor
 from lt_bench.data import cifar_sources
@@ -15,11 +17,10 @@ from lt_bench.data.lists import (
     first,
     identity,
     items_of,
-    locate,
+    pick,
     published,
-    ranked,
     read_list,
-    take,
+    training_order,
 )
 from lt_bench.data.profiles import ImbalanceType, SubsetSeed, class_counts, ldam_positions
 from lt_bench.data.types import LongTailData, Split
@@ -53,6 +54,7 @@ CIFAR10 = Family(
     url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
     archive="cifar-10-python.tar.gz",
     archive_md5="c58f30108f718f92721af3b95e74349a",
+    megabytes=170,
     folder="cifar-10-batches-py",
     train_files=(
         ("data_batch_1", "c99cafc152244af753f735de768cd75f"),
@@ -76,6 +78,7 @@ CIFAR100 = Family(
     url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
     archive="cifar-100-python.tar.gz",
     archive_md5="eb9058c3a382ffc7106e4002c42a8d85",
+    megabytes=169,
     folder="cifar-100-python",
     train_files=(("train", "16019d7e3df5f24257cddd939b257f8d"),),
     test_files=(("test", "f0ef6b0ae62326f3e7ffdfab6717acfc"),),
@@ -90,6 +93,24 @@ CIFAR100 = Family(
 FAMILIES = {family.name: family for family in (CIFAR10, CIFAR100)}
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which training images are wanted: the options of a recipe's [data]."""
+
+    imbalance_factor: float = 100
+    imbalance_type: ImbalanceType = "exponential"
+    subset: Subset = "lt_bench"
+    subset_seed: int = 0
+
+    def counts(self, family: Family) -> list[int]:
+        return class_counts(
+            family.num_classes,
+            family.train_per_class,
+            imbalance_factor=self.imbalance_factor,
+            imbalance_type=self.imbalance_type,
+        )
+
+
 def cifar10_lt(
     root: Path | None,
     *,
@@ -99,7 +120,7 @@ def cifar10_lt(
     subset_seed: SubsetSeed = 0,
 ) -> LongTailData:
     """CIFAR-10-LT: 5,000 images of the first class, fewer of every next one."""
-    return _long_tailed(CIFAR10, root, imbalance_factor, imbalance_type, subset, subset_seed)
+    return _load(CIFAR10, root, Choice(imbalance_factor, imbalance_type, subset, subset_seed))
 
 
 def cifar100_lt(
@@ -111,99 +132,103 @@ def cifar100_lt(
     subset_seed: SubsetSeed = 0,
 ) -> LongTailData:
     """CIFAR-100-LT: 500 images of the first class, fewer of every next one."""
-    return _long_tailed(CIFAR100, root, imbalance_factor, imbalance_type, subset, subset_seed)
+    return _load(CIFAR100, root, Choice(imbalance_factor, imbalance_type, subset, subset_seed))
 
 
-def download_cifar(name: str, root: Path) -> None:
+def download_cifar(name: str, root: Path | None) -> None:
     """Fetch the official archive of `cifar10_lt` or `cifar100_lt` into the data root."""
+    if name not in FAMILIES:
+        raise DataError(f"--download: nothing is fetched for {name}; leave it out")
+    if root is None:
+        raise DataError("--download: no data root; give --data-root DIR or set LT_BENCH_DATA")
     cifar_sources.download(FAMILIES[name], root)
 
 
-def _long_tailed(
-    family: Family,
-    root: Path | None,
-    imbalance_factor: float,
-    imbalance_type: ImbalanceType,
-    subset: Subset,
-    subset_seed: int,
-) -> LongTailData:
-    counts = class_counts(
-        family.num_classes,
-        family.train_per_class,
-        imbalance_factor=imbalance_factor,
-        imbalance_type=imbalance_type,
-    )
+def _load(family: Family, root: Path | None, choice: Choice) -> LongTailData:
+    choice.counts(family)  # refuses an impossible profile before anything is read
     source, *others = cifar_sources.find(family, root)
-    if subset == "ldam" and not source.is_ordered:
-        raise DataError(
-            f"data.subset: 'ldam' takes images by their place in the official archive, found "
-            f'{source.name}; add {family.folder}/ (--download), or use subset = "lt_bench"'
-        )
     train, test = source.read()
+    data = long_tailed(family, choice, source, train, test)
+    return replace(
+        data, source=source.name + "".join(f"; also there, not used: {o.name}" for o in others)
+    )
+
+
+def long_tailed(
+    family: Family, choice: Choice, source: Source, train: Split, test: Split
+) -> LongTailData:
+    """The wanted subset of all of CIFAR, verified against the committed lists."""
     facts = published(family.name)
-    chosen, train = _train(family, facts, train, counts, subset, subset_seed, source)
-    listed, test = _test(family, facts, test, source)
+    if facts is None:
+        check_complete(family, source, train, test)
+    place = f"{family.name} from {source.name}"
+    chosen = _choose(family, choice, source, train, facts)
+    listed = read_list(family.name, "test", facts) if facts else by_label(items_of(test))
     found = {"train": identity(chosen), "test": identity(listed)}
-    if facts and subset == "lt_bench" and subset_seed == 0:
-        confirm(family.name, facts, imbalance_type, imbalance_factor, found)
+    if facts and choice.subset == "lt_bench" and choice.subset_seed == 0:
+        confirm(family.name, facts, choice.imbalance_type, choice.imbalance_factor, found)
     return LongTailData(
         name=family.name,
-        train=train,
+        train=pick(train, chosen, place=f"{place}, train"),
         val=None,
-        test=test,
+        test=pick(test, listed, place=f"{place}, test"),
         class_names=family.class_names,
-        class_counts=counts,
+        class_counts=choice.counts(family),
         identity=found,
         # the field's values, of CIFAR-10, for both
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2023, 0.1994, 0.2010),
-        source=source.name + "".join(f"; also there, not used: {o.name}" for o in others),
+        source=source.name,
     )
 
 
-def _train(
-    family: Family,
-    facts: dict[str, Any] | None,
-    held: Split,
-    counts: list[int],
-    subset: Subset,
-    subset_seed: int,
-    source: Source,
-) -> tuple[list[Item], Split]:
-    """The images that the profile keeps, class by class, and their items."""
-    items = items_of(held)
-    if facts is None:
-        check_complete(family, held, family.train_per_class, f"train, {source.name}")
-    if subset == "ldam":
-        of_class = [torch.nonzero(held.labels == c).flatten() for c in range(family.num_classes)]
-        kept = ldam_positions(counts, subset_seed, available=family.train_per_class)
-        at = torch.cat([of_class[c][kept[c]] for c in range(family.num_classes)]).tolist()
-        return [items[i] for i in at], take(held, at)
-    order = read_list(family.name, "train", facts) if facts else items
-    if facts is None or subset_seed != 0:
-        order = ranked(order, num_classes=family.num_classes, subset_seed=subset_seed)
-    chosen = first(order, counts, place=family.name)
-    return chosen, take(held, locate(chosen, items, place=f"{family.name} train, {source.name}"))
+def check_complete(family: Family, source: Source, train: Split, test: Split) -> None:
+    """Refuse what cannot be all of CIFAR; needed where no list says which images it must be."""
+    for name, split, per_class in (
+        ("train", train, family.train_per_class),
+        ("test", test, family.test_per_class),
+    ):
+        counts = Counter(split.labels.tolist())
+        expected = dict.fromkeys(range(family.num_classes), per_class)
+        for label in sorted(counts.keys() | expected.keys()):
+            if counts[label] != expected.get(label, 0):
+                raise DataError(
+                    f"{family.name} from {source.name}, {name}: {counts[label]:,} images with "
+                    f"label {label}, {expected.get(label, 0):,} expected; take the official data "
+                    "unchanged"
+                )
 
 
-def _test(
-    family: Family, facts: dict[str, Any] | None, held: Split, source: Source
-) -> tuple[list[Item], Split]:
-    """All test images in list order: by label, then by pixel hash."""
-    items = items_of(held)
-    if facts is None:
-        check_complete(family, held, family.test_per_class, f"test, {source.name}")
-    listed = read_list(family.name, "test", facts) if facts else by_label(items)
-    return listed, take(held, locate(listed, items, place=f"{family.name} test, {source.name}"))
+def _choose(
+    family: Family, choice: Choice, source: Source, train: Split, facts: dict[str, Any] | None
+) -> list[Item]:
+    """The training images that the profile keeps, class by class."""
+    counts = choice.counts(family)
+    if choice.subset == "ldam":
+        return _choose_as_ldam(family, choice, source, train)
+    order = training_order(
+        family.name,
+        facts,
+        items_of(train) if facts is None else (),
+        num_classes=family.num_classes,
+        subset_seed=choice.subset_seed,
+    )
+    return first(order, counts, place=family.name)
 
 
-def check_complete(family: Family, held: Split, per_class: int, place: str) -> None:
-    """Refuse images that cannot be all of CIFAR, where no list says which they must be."""
-    counts = torch.bincount(held.labels, minlength=family.num_classes).tolist()
-    wrong = [c for c, count in enumerate(counts) if count != per_class or c >= family.num_classes]
-    if wrong:
+def _choose_as_ldam(family: Family, choice: Choice, source: Source, train: Split) -> list[Item]:
+    if not source.is_ordered:
         raise DataError(
-            f"{family.name} {place}: {counts[wrong[0]]:,} images with label {wrong[0]}, "
-            f"{per_class:,} expected for each of {family.num_classes} classes; "
-            "take the official data unchanged"
+            f"data.subset: 'ldam' chooses by place in the official archive, and {source.name} "
+            f'were found; add {family.folder}/ (--download fetches it), or write "lt_bench"'
         )
+    kept = ldam_positions(
+        choice.counts(family), choice.subset_seed, available=family.train_per_class
+    )
+    items = items_of(train)
+    labels = train.labels.numpy()
+    chosen: list[Item] = []
+    for label, positions in enumerate(kept):
+        of_class = np.flatnonzero(labels == label)
+        chosen += [items[i] for i in of_class[positions]]
+    return chosen

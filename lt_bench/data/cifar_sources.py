@@ -20,8 +20,6 @@ from torch import Tensor
 from lt_bench.data.types import Split
 from lt_bench.errors import DataError
 
-IMAGE_BYTES = 32 * 32 * 3
-
 
 @dataclass(frozen=True)
 class Family:
@@ -36,6 +34,7 @@ class Family:
     url: str
     archive: str
     archive_md5: str
+    megabytes: int
     folder: str
     train_files: tuple[tuple[str, str], ...]
     test_files: tuple[tuple[str, str], ...]
@@ -99,16 +98,19 @@ def find(family: Family, root: Path | None) -> list[Source]:
 
 
 def download(family: Family, root: Path) -> None:
-    """Fetch the official archive and unpack it into the data root, checksum verified."""
+    """Fetch the official archive, unless it is there, and unpack it, checksum verified."""
+    if all((root / family.folder / name).is_file() for name in family.members):
+        return
     from torchvision.datasets.utils import download_and_extract_archive  # slow to import
 
     try:
+        root.mkdir(parents=True, exist_ok=True)
         download_and_extract_archive(
             family.url, root, filename=family.archive, md5=family.archive_md5
         )
     except (OSError, RuntimeError) as error:  # no network, no space; wrong checksum
         raise DataError(
-            f"{family.url}: download failed: {error}; fetch {family.archive} yourself (md5 "
+            f"{family.url}: not fetched: {error}; fetch {family.archive} yourself (md5 "
             f"{family.archive_md5}) and put it into {root}"
         ) from error
 
@@ -233,6 +235,7 @@ def _read_all_shards(family: Family, folder: Path) -> tuple[Split, Split]:
 
 def _read_shards(family: Family, folder: Path, split: str) -> Split:
     try:
+        import pyarrow
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise DataError(
@@ -242,15 +245,17 @@ def _read_shards(family: Family, folder: Path, split: str) -> Split:
     encoded: list[bytes] = []
     labels: list[int] = []
     for path in _shards(folder, split):
-        names = parquet.read_schema(path).names
-        image = next((name for name in ("img", "image") if name in names), None)
-        if image is None or family.parquet_label not in names:
+        try:
+            table = parquet.read_table(path)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DataError(f"{path}: not readable as parquet; fetch it again") from error
+        image = "img" if "img" in table.column_names else "image"
+        if not {image, family.parquet_label} <= set(table.column_names):
             raise DataError(
-                f"{path}: columns {', '.join(names)}; img and {family.parquet_label} expected "
-                f"of {family.title}"
+                f"{path}: columns {', '.join(table.column_names)}; img and "
+                f"{family.parquet_label} expected of {family.title}"
             )
-        table = parquet.read_table(path, columns=[image, family.parquet_label])
-        encoded += table.column(image).combine_chunks().field("bytes").to_pylist()
+        encoded += [cell["bytes"] for cell in table.column(image).to_pylist()]
         labels += table.column(family.parquet_label).to_pylist()
     images = decode(encoded, lambda i: f"{folder}: {split} image {i}")
     return Split(images, torch.tensor(labels))
@@ -304,7 +309,7 @@ def decode(encoded: Sequence[bytes | Path], name: Callable[[int], str]) -> Tenso
     Args:
         name: how to call the i-th file in a message.
     """
-    pixels = bytearray(len(encoded) * IMAGE_BYTES)
+    pixels = np.empty((len(encoded), 32 * 32 * 3), dtype=np.uint8)
     for i, content in enumerate(encoded):
         try:
             file = content if isinstance(content, Path) else io.BytesIO(content)
@@ -315,8 +320,7 @@ def decode(encoded: Sequence[bytes | Path], name: Callable[[int], str]) -> Tenso
                         "take the official images"
                     )
                 rgb = image if image.mode == "RGB" else image.convert("RGB")
-                pixels[i * IMAGE_BYTES : (i + 1) * IMAGE_BYTES] = rgb.tobytes()
+                pixels[i] = np.frombuffer(rgb.tobytes(), dtype=np.uint8)
         except (OSError, SyntaxError) as error:  # a broken header is Pillow's SyntaxError
             raise DataError(f"{name(i)}: not a readable PNG; fetch it again") from error
-    images_NHWC = torch.frombuffer(pixels, dtype=torch.uint8).view(-1, 32, 32, 3)
-    return images_NHWC.permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(pixels).view(-1, 32, 32, 3).permute(0, 3, 1, 2).contiguous()

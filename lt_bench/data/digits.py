@@ -13,10 +13,10 @@ from lt_bench.data.lists import (
     first,
     identity,
     items_of,
-    locate,
+    pick,
     published,
     ranked,
-    take,
+    training_order,
 )
 from lt_bench.data.profiles import ImbalanceType, SubsetSeed, class_counts
 from lt_bench.data.types import LongTailData, Split
@@ -24,6 +24,7 @@ from lt_bench.data.types import LongTailData, Split
 NUM_CLASSES = 10
 TEST_PER_CLASS = 50
 N_MAX = 118
+SOURCE = "scikit-learn's load_digits"
 
 
 def digits_lt(
@@ -42,25 +43,27 @@ def digits_lt(
         NUM_CLASSES, N_MAX, imbalance_factor=imbalance_factor, imbalance_type=imbalance_type
     )
     scans = read_scans()
-    held = items_of(scans)
-    pool, test = divide(held)
-    order = ranked(pool, num_classes=NUM_CLASSES, subset_seed=subset_seed)
+    pool, test = divide(items_of(scans))
+    facts = published("digits_lt")
+    order = training_order(
+        "digits_lt", facts, pool, num_classes=NUM_CLASSES, subset_seed=subset_seed
+    )
     train = first(order, counts, place="digits_lt")
     found = {"train": identity(train), "test": identity(test)}
-    if subset_seed == 0 and (facts := published("digits_lt")):
+    if facts and subset_seed == 0:
         confirm("digits_lt", facts, imbalance_type, imbalance_factor, found)
     return LongTailData(
         name="digits_lt",
-        train=take(scans, locate(train, held, place="digits_lt")),
+        train=pick(scans, train, place="digits_lt"),
         val=None,
-        test=take(scans, locate(test, held, place="digits_lt")),
+        test=pick(scans, test, place="digits_lt"),
         class_names=[str(digit) for digit in range(NUM_CLASSES)],
         class_counts=counts,
         identity=found,
         # of all 1,797 scans
         mean=(0.2873,),
         std=(0.3539,),
-        source="scikit-learn's load_digits",
+        source=SOURCE,
     )
 
 

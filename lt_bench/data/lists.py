@@ -78,23 +78,21 @@ def first(items: Sequence[Item], counts: Sequence[int], *, place: str) -> list[I
     return chosen
 
 
-def locate(items: Sequence[Item], held: Sequence[Item], *, place: str) -> list[int]:
-    """Where each of `items` is found in `held`."""
-    position = {item: i for i, item in enumerate(held)}
+def pick(held: Split, items: Sequence[Item], *, place: str) -> Split:
+    """The images of `items`, in that order, out of the images at hand."""
+    held_items = items_of(held)
+    position = {item: i for i, item in enumerate(held_items)}
     missing = [item for item in items if item not in position]
     if missing:
         image, label = missing[0]
-        labels = {held_image: held_label for held_image, held_label in held}
-        found = f"; there its label is {labels[image]}" if image in labels else ""
+        there = [held_label for held_image, held_label in held_items if held_image == image]
         raise DataError(
             f"{place}: {len(missing):,} of {len(items):,} listed images not found, the first "
-            f"with pixel hash {image} and label {label}{found}; take the official data unchanged"
+            f"with pixel hash {image} and label {label}"
+            + (f" (there with label {there[0]})" if there else "")
+            + "; take the official data unchanged"
         )
-    return [position[item] for item in items]
-
-
-def take(held: Split, positions: Sequence[int]) -> Split:
-    at = torch.tensor(positions)
+    at = torch.tensor([position[item] for item in items])
     return Split(held.images[at], held.labels[at])
 
 
@@ -156,6 +154,25 @@ def confirm(
                 f"published in data_lists/{dataset}.json; restore that file, or run "
                 f"{_remedy(dataset)}"
             )
+
+
+def training_order(
+    dataset: str,
+    facts: dict[str, Any] | None,
+    held: Sequence[Item],
+    *,
+    num_classes: int,
+    subset_seed: int,
+) -> list[Item]:
+    """The order in which profiles take the images: the committed one, or another seed's.
+
+    Args:
+        held: the images at hand, which stand in where no list is committed yet.
+    """
+    if facts and subset_seed == 0:
+        return read_list(dataset, "train", facts)
+    pool = read_list(dataset, "train", facts) if facts else held
+    return ranked(pool, num_classes=num_classes, subset_seed=subset_seed)
 
 
 def parse(path: Path, *, num_classes: int) -> list[Item]:

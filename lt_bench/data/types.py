@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Split:
-    """Images that fit in memory: `images` uint8 (N, channels, height, width), `labels` int64 (N,)."""
+    """Images that fit in memory: `images` uint8 (N, channels, height, width), `labels` int64."""
 
     images: Tensor
     labels: Tensor
