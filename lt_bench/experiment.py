@@ -73,7 +73,10 @@ def run(config: RunConfig, where: Runtime, on_epoch: OnEpoch = lambda _: None) -
     began = time.perf_counter()
     folder = where.results / "runs" / config.run_id
     data = load_data(config.data, where.data_root)
-    method = make_method(config, data, where)
+    method = make_method(config, data)
+    if config.parent:
+        method.load_parent(parent_state(config.parent, where.results))
+    method = where.place(method)
     sampler = bind("sampler", config.sampler, SAMPLERS)
     with _events(folder) as write_event:
 
@@ -83,7 +86,12 @@ def run(config: RunConfig, where: Runtime, on_epoch: OnEpoch = lambda _: None) -
 
         loader = _loader(data, data.train, config, where)
         history = fit(method, loader, sampler, config.optim, config.seed, where, report)
+    method.eval()
+    val_loader = _loader(data, data.val, config, where) if data.val else None
+    with torch.no_grad(), where.autocast():
+        settled = method.settle(loader, val_loader)
     test = evaluate(method, _loader(data, data.test, config, where), data.num_classes, where)
+    val = evaluate(method, val_loader, data.num_classes, where) if val_loader else None
     with whole_file(folder / "model.pt") as file:
         torch.save(method.model_state(), file)
     record = Record(
@@ -99,6 +107,8 @@ def run(config: RunConfig, where: Runtime, on_epoch: OnEpoch = lambda _: None) -
         ),
         data=_summary(data),
         test=test,
+        val=val,
+        settled=settled,
         history=tuple(Epoch(**line) for line in history.epochs),
         class_history=_class_history(history),
         seconds=time.perf_counter() - began,
@@ -115,8 +125,27 @@ def load_data(spec: Spec, root: Path | None) -> LongTailData:
     return _load_data(spec.name, json.dumps(dict(spec.options), sort_keys=True), root)
 
 
-def make_method(config: RunConfig, data: LongTailData, where: Runtime) -> Method:
-    """The method with its freshly initialised network, on the device.
+def parent_state(parent: RunConfig, results: Path) -> dict[str, torch.Tensor]:
+    """The model that the parent's run left.
+
+    Raises:
+        ConfigError: the parent has not run, or its model is gone; the message is the command.
+    """
+    folder = results / "runs" / parent.run_id
+    if not (folder / "record.json").exists():
+        raise ConfigError(f"parent: {parent.run_id} has no record; run {parent.command}")
+    if not (folder / "model.pt").exists():
+        raise ConfigError(
+            f"parent: {parent.run_id} has a record but no model.pt; run {parent.command} --again"
+        )
+    state: dict[str, torch.Tensor] = torch.load(
+        folder / "model.pt", map_location="cpu", weights_only=True
+    )
+    return state
+
+
+def make_method(config: RunConfig, data: LongTailData) -> Method:
+    """The method with its freshly initialised network.
 
     The backbone is built first, so that all methods of a seed start from the same one.
     """
@@ -128,6 +157,8 @@ def make_method(config: RunConfig, data: LongTailData, where: Runtime) -> Method
         "backbone": backbone,
         "head": build("head", config.head, HEADS, features, classes),
         "objective": make_objective(config.objective, class_counts),
+        "class_counts": class_counts,
+        "num_features": features,
     }
     if config.representation:
         place = "representation.head"
@@ -138,7 +169,7 @@ def make_method(config: RunConfig, data: LongTailData, where: Runtime) -> Method
             config.representation.objective, class_counts, "representation.objective"
         )
     method: Method = build("method", config.method, METHODS, Parts(**parts))
-    return where.place(method)
+    return method
 
 
 def _combinations(config: RunConfig) -> Iterator[str]:
@@ -148,6 +179,10 @@ def _combinations(config: RunConfig) -> Iterator[str]:
         yield f'method: {name!r} needs a parent, for example parent = "ce"'
     if config.parent and not method.needs_parent:
         yield f"parent: {config.parent.overlay!r} has no effect on {name!r}; leave it out"
+    if config.parent and method.keeps_head and config.head != config.parent.head:
+        yield (f"head: {name!r} keeps its parent's head; write head = {config.parent.head.name!r}")
+    if not method.is_trained and config.optim.epochs:
+        yield f"optim.epochs: {name!r} takes no gradient steps; write 0"
     if method.needs_representation and not config.representation:
         yield f"method: {name!r} needs a [representation] table with an objective"
     if config.representation and not method.needs_representation:

@@ -2,11 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
+from lt_bench.config import NonNegative, Range
+from lt_bench.data.loading import Loader
 from lt_bench.errors import ConfigError
+from lt_bench.models.heads import AdjustedHead, NearestMeanHead, ScaledHead, TauHead
 from lt_bench.progress import Progress
 from lt_bench.weighting import Objective
 
@@ -20,6 +24,8 @@ class Parts:
     backbone: nn.Module
     head: nn.Module
     objective: Objective
+    class_counts: Tensor
+    num_features: int
     representation_head: nn.Module | None = None
     representation_objective: Objective | None = None
 
@@ -33,6 +39,8 @@ class Method(nn.Module):
 
     needs_representation: ClassVar[bool] = False
     needs_parent: ClassVar[bool] = False
+    keeps_head: ClassVar[bool] = False  # predicts with the parent's head, changed or not
+    is_trained: ClassVar[bool] = True  # takes gradient steps
 
     def __init__(self, parts: Parts) -> None:
         super().__init__()
@@ -70,6 +78,17 @@ class Method(nn.Module):
 
     def trainable(self) -> Iterable[nn.Parameter]:
         return self.parameters()
+
+    def load_parent(self, state: Mapping[str, Tensor]) -> None:
+        """Start from the `model_state` of the parent's run."""
+        raise NotImplementedError
+
+    def settle(self, train: Loader, val: Loader | None) -> dict[str, float]:
+        """Called once after training, in evaluation mode: what is computed instead of learned.
+
+        Returns what was chosen, for the record.
+        """
+        return {}
 
     def model_state(self) -> dict[str, Tensor]:
         """The state `predict` needs: backbone and head, nothing else."""
@@ -119,10 +138,171 @@ class SDN(Method):
         return representation + classifier, terms
 
 
+class _SecondStage(Method):
+    """Starts from a finished run and keeps its backbone."""
+
+    needs_parent = True
+    keeps_head = True
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.backbone.eval()  # the batch-norm statistics are part of what stays fixed
+        return self
+
+    def forward(self, images: Tensor, target_B: Tensor, progress: Progress) -> tuple[Tensor, Terms]:
+        with torch.no_grad():
+            features = self.backbone(images)
+        return self.objective(self.head(features), target_B, progress), {}
+
+    def trainable(self) -> Iterable[nn.Parameter]:
+        return self.head.parameters()
+
+    def load_parent(self, state: Mapping[str, Tensor]) -> None:
+        self.backbone.load_state_dict(_below("backbone.", state))
+        if self.keeps_head:
+            self.inherited_head().load_state_dict(_below("head.", state))
+
+    def inherited_head(self) -> nn.Module:
+        """Where the parent's head goes."""
+        return self.head
+
+
+class RetrainHead(_SecondStage):
+    """cRT: a new head on the parent's backbone (Kang et al., 2020, section 4.1).
+
+    Args:
+        update_statistics: let the frozen backbone's batch-norm statistics follow the sampler, as
+            the published code does.
+    """
+
+    keeps_head = False
+
+    def __init__(self, parts: Parts, *, update_statistics: bool = False) -> None:
+        super().__init__(parts)
+        self.update_statistics = update_statistics
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.backbone.train(mode and self.update_statistics)
+        return self
+
+
+class _WrappedHead(_SecondStage):
+    """Keeps the parent's head inside one that changes its logits."""
+
+    head: ScaledHead | TauHead | AdjustedHead
+
+    def inherited_head(self) -> nn.Module:
+        return self.head.head
+
+
+class RescaleHead(_WrappedHead):
+    """LWS: one learned scale per class on the parent's head (Kang et al., 2020, section 4.3)."""
+
+    head: ScaledHead
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self.head = ScaledHead(parts.head, len(parts.class_counts))
+
+    def trainable(self) -> Iterable[nn.Parameter]:
+        return [self.head.scale_C]
+
+
+class TauNorm(_WrappedHead):
+    """tau-norm: the parent's weights, each divided by its norm to the power tau; no training.
+
+    Kang et al., 2020, section 4.2. The bias is dropped, as in the published code.
+
+    Args:
+        tau: 0 keeps the weights, 1 makes them unit vectors. Left out, it is the one of 0, 0.1,
+            ..., 2 with the best balanced accuracy on the validation split, or 1 without one.
+    """
+
+    is_trained = False
+    head: TauHead
+
+    def __init__(
+        self, parts: Parts, *, tau: Annotated[float, Range(low=0, high=2)] | None = None
+    ) -> None:
+        super().__init__(parts)
+        if not isinstance(parts.head, nn.Linear):
+            raise ConfigError(
+                'head: its weights have unit length already; write head = "linear" and a parent '
+                "that has one"
+            )
+        self.is_chosen_here = tau is None
+        self.head = TauHead(parts.head, 1.0 if tau is None else tau)
+
+    def settle(self, train: Loader, val: Loader | None) -> dict[str, float]:
+        if self.is_chosen_here and val is not None:
+            scores = []
+            for step in range(21):
+                self.head.tau.fill_(step / 10)
+                scores.append((_balanced_accuracy(self, val), -step))
+            self.head.tau.fill_(-max(scores)[1] / 10)
+        return {"tau": round(float(self.head.tau), 6)}
+
+
+class AdjustLogits(_WrappedHead):
+    """Post-hoc logit adjustment: the parent's logits less tau times the log prior; no training.
+
+    Menon et al., 2021, eq. 9.
+    """
+
+    is_trained = False
+
+    def __init__(self, parts: Parts, *, tau: NonNegative = 1.0) -> None:
+        super().__init__(parts)
+        self.head = AdjustedHead(parts.head, parts.class_counts, tau)
+
+
+class NearestMean(_SecondStage):
+    """NCM: the nearest class mean of the parent's features; no training (Kang et al., section 4).
+
+    Features are centred by their training mean and scaled to unit length first ("cl2n" in the
+    published code); the means are over the training images as they are, without augmentation.
+    """
+
+    keeps_head = False
+    is_trained = False
+    head: NearestMeanHead
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self.head = NearestMeanHead(parts.num_features, len(parts.class_counts))
+
+    def settle(self, train: Loader, val: Loader | None) -> dict[str, float]:
+        features = [self.backbone(images).float() for images, _ in train.plain()]
+        self.head.fit(torch.cat(features), train.labels)
+        return {}
+
+
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: v for name, v in state.items() if name.startswith(prefix)}
+
+
+def _balanced_accuracy(method: Method, loader: Loader) -> float:
+    predicted = [method.predict(images).argmax(dim=1) for images, _ in loader.plain()]
+    labels_N = loader.labels
+    is_right_N = torch.cat(predicted) == labels_N
+    total_C = torch.bincount(labels_N)
+    correct_C = torch.bincount(labels_N[is_right_N], minlength=len(total_C))
+    return float((correct_C / total_C)[total_C > 0].mean())
+
+
 def _class_weight(name: str, objective: Objective) -> Terms:
     """The class weights in force, where they change during training."""
     weight_C = objective.weighting.weight_C
     return {name: weight_C} if objective.weighting.is_tracking else {}
 
 
-METHODS: Mapping[str, type[Method]] = {"one_stage": OneStage, "sdn": SDN}
+METHODS: Mapping[str, type[Method]] = {
+    "one_stage": OneStage,
+    "sdn": SDN,
+    "retrain_head": RetrainHead,
+    "rescale_head": RescaleHead,
+    "tau_norm": TauNorm,
+    "nearest_mean": NearestMean,
+    "adjust_logits": AdjustLogits,
+}

@@ -180,6 +180,7 @@ class Record:
     val: SplitResult | None = None
     history: tuple[Epoch, ...] = ()
     class_history: dict[str, ClassHistory] = field(default_factory=dict)
+    settled: dict[str, float] = field(default_factory=dict)  # chosen after training, such as tau
 
 
 def write(record: Record, results: Path) -> Path:

@@ -60,6 +60,8 @@ def fit(
         NotFiniteError: a loss is not finite.
     """
     history = History()
+    if config.epochs == 0:
+        return history
     labels_N = loader.labels.cpu()
     total_steps = config.epochs * len(loader)
     schedule = bind("schedule", config.schedule, SCHEDULES, place="optim.schedule")

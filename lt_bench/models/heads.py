@@ -35,4 +35,80 @@ class CosineHead(nn.Module):
             return F.linear(F.normalize(features_BD, dim=1), F.normalize(self.weight, dim=1))
 
 
+class ScaledHead(nn.Module):
+    """A head with one learnable scale per class (LWS, Kang et al., 2020, section 4.3)."""
+
+    def __init__(self, head: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.head = head
+        self.scale_C = nn.Parameter(torch.ones(num_classes))
+
+    def forward(self, features_BD: Tensor) -> Tensor:
+        logits_BC: Tensor = self.head(features_BD)
+        return logits_BC * self.scale_C
+
+
+class AdjustedHead(nn.Module):
+    """A head less the log of the training prior (post-hoc logit adjustment, Menon et al., 2021)."""
+
+    adjustment_C: Tensor
+
+    def __init__(self, head: nn.Module, class_counts: Tensor, tau: float) -> None:
+        super().__init__()
+        self.head = head
+        prior_C = class_counts.double() / class_counts.sum()
+        # the epsilon stands inside the logarithm, as in the authors' code
+        adjustment_C = (prior_C.pow(tau) + 1e-12).log()
+        self.register_buffer("adjustment_C", adjustment_C.to(torch.get_default_dtype()))
+
+    def forward(self, features_BD: Tensor) -> Tensor:
+        logits_BC: Tensor = self.head(features_BD)
+        return logits_BC - self.adjustment_C
+
+
+class NearestMeanHead(nn.Module):
+    """Minus the distance to each class mean, on centred features of unit length (NCM)."""
+
+    center_D: Tensor
+    mean_CD: Tensor
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.register_buffer("center_D", torch.zeros(num_features))
+        self.register_buffer("mean_CD", torch.zeros(num_classes, num_features))
+
+    def fit(self, features_ND: Tensor, labels_N: Tensor) -> None:
+        """Take the centre and the class means of training features."""
+        self.center_D.copy_(features_ND.mean(dim=0))
+        unit_ND = F.normalize(features_ND - self.center_D, dim=1)
+        sums_CD = torch.zeros_like(self.mean_CD).index_add_(0, labels_N, unit_ND)
+        counts_C = torch.bincount(labels_N, minlength=len(sums_CD))
+        self.mean_CD.copy_(sums_CD / counts_C[:, None])
+
+    def forward(self, features_BD: Tensor) -> Tensor:
+        with torch.autocast(features_BD.device.type, enabled=False):
+            unit_BD = F.normalize(features_BD.to(self.mean_CD.dtype) - self.center_D, dim=1)
+            return -torch.cdist(unit_BD, self.mean_CD)
+
+
+class TauHead(nn.Module):
+    """A linear head with tau-normalised weights and no bias (tau-norm)."""
+
+    tau: Tensor
+
+    def __init__(self, head: nn.Linear, tau: float) -> None:
+        super().__init__()
+        self.head = head
+        self.register_buffer("tau", torch.tensor(tau))
+
+    def forward(self, features_BD: Tensor) -> Tensor:
+        return F.linear(features_BD, tau_normalised(self.head.weight, self.tau))
+
+
+def tau_normalised(weight_CD: Tensor, tau: Tensor | float) -> Tensor:
+    """Each class's weight vector divided by its norm to the power tau (Kang et al., 2020, eq. 6)."""
+    norm_C1: Tensor = torch.linalg.vector_norm(weight_CD, dim=1, keepdim=True)
+    return weight_CD / norm_C1**tau
+
+
 HEADS: Table = {"linear": LinearHead, "cosine": CosineHead}
