@@ -1,24 +1,24 @@
 """Batches of a split that lives on the device: one gather crops and flips, nothing waits.
 
-Shape suffixes: N images, B batch, H height, W width.
+Shape suffixes: N images, B batch, H height, W width, C channels.
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from lt_bench.config import Spec
-from lt_bench.data.transforms import TRANSFORMS, Views
+from lt_bench.config import Spec, build
+from lt_bench.data.transforms import TRANSFORMS, Transform, Views
 from lt_bench.data.types import Split
 
 
 class Loader:
     """Gives the batches of an epoch, normalised, from a split resident on the device.
 
-    The pixels are kept as 32-bit words of up to four channels with a black border of one pixel.
-    So a batch is one gather of words, and whatever falls off the image reads the border.
+    The uint8 pixels are kept with a black border as wide as the augmentation shifts, channels
+    last, and once more mirrored if it mirrors. A row of an augmented image is then a run of
+    neighbouring bytes: a batch is one gather of B * H such runs out of all that overlap.
     """
 
     def __init__(
@@ -35,16 +35,24 @@ class Loader:
         device = torch.device(device)
         num_images, self.channels, self.height, self.width = split.images.shape
         self.batch_size = batch_size
-        self.augment = [partial(TRANSFORMS[spec.name], **spec.options) for spec in augment]
+        self.channels_last = channels_last
         self.labels = split.labels.to(device)
-        self.words_NHW = pack(split.images).to(device)
-        self.row_H = torch.arange(self.height, device=device)
-        self.column_W = torch.arange(self.width, device=device)
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        # (pixel / 255 - mean) / std as one multiplication and one addition
-        deviation = torch.tensor(std, device=device).view(-1, 1, 1)
-        self.factor = 1 / (255 * deviation)
-        self.offset = -torch.tensor(mean, device=device).view(-1, 1, 1) / deviation
+        self.augment: list[Transform] = [build("augment", s, TRANSFORMS) for s in augment]
+        self.margin = sum(transform.margin for transform in self.augment)
+        self.padded_width = self.width + 2 * self.margin
+        self.padded_area = self.padded_width * (self.height + 2 * self.margin)
+
+        mirrors = any(transform.mirrors for transform in self.augment)
+        pixels = pad(split.images, self.margin, with_mirrored=mirrors).to(device).view(-1)
+        run = self.width * self.channels
+        num_runs = (pixels.numel() - run) // self.channels + 1
+        self.runs = pixels.as_strided((num_runs, run), (self.channels, 1))
+        self.row_H = torch.arange(self.height, device=device) * self.padded_width
+        # (pixel / 255 - mean) / std of a run as one multiplication and one addition
+        deviation_C = torch.tensor(std, dtype=torch.float64)
+        self.factor = (1 / (255 * deviation_C)).float().repeat(self.width).to(device)
+        offset_C = -torch.tensor(mean, dtype=torch.float64) / deviation_C
+        self.offset = offset_C.float().repeat(self.width).to(device)
 
     def __len__(self) -> int:
         """Batches per epoch; the last one may be smaller."""
@@ -69,31 +77,24 @@ class Loader:
         return self._batches(order_N, Views.plain(len(order_N), self.labels.device))
 
     def _batches(self, order_N: Tensor, views: Views) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(order_N), self.batch_size):
-            batch = slice(start, start + self.batch_size)
-            yield self._images(order_N[batch], views[batch]), self.labels[order_N[batch]]
+        copy_N = views.mirrored_N * len(self.labels) + order_N
+        start_N = copy_N * self.padded_area + (self.margin - views.right_N)
+        start_N += (self.margin - views.down_N) * self.padded_width
+        for at in range(0, len(order_N), self.batch_size):
+            batch = slice(at, at + self.batch_size)
+            yield self._images(start_N[batch]), self.labels[order_N[batch]]
 
-    def _images(self, at_B: Tensor, views: Views) -> Tensor:
-        sign_B1 = (1 - 2 * views.mirrored_N.long())[:, None]
-        start_B1 = ((self.width - 1) * views.mirrored_N - views.right_N)[:, None]
-        column_BW = (start_B1 + sign_B1 * self.column_W).clamp_(-1, self.width) + 1
-        row_BH = (self.row_H - views.down_N[:, None]).clamp_(-1, self.height) + 1
-        _, padded_height, padded_width = self.words_NHW.shape
-        row_BH = (at_B[:, None] * padded_height + row_BH) * padded_width
-        index_BHW = row_BH[:, :, None] + column_BW[:, None, :]
-        words = self.words_NHW.view(-1).index_select(0, index_BHW.view(-1))
-        pixels = words.view(torch.uint8).view(*index_BHW.shape, 4)[..., : self.channels]
-        images_BCHW = torch.empty(
-            (len(at_B), self.channels, self.height, self.width),
-            device=at_B.device,
-            memory_format=self.memory_format,
-        )
-        return images_BCHW.copy_(pixels.permute(0, 3, 1, 2)).mul_(self.factor).add_(self.offset)
+    def _images(self, start_B: Tensor) -> Tensor:
+        run_BH = start_B[:, None] + self.row_H
+        pixels = self.runs.index_select(0, run_BH.view(-1))
+        images = pixels.float().mul_(self.factor).add_(self.offset)
+        images_BHWC = images.view(len(start_B), self.height, self.width, self.channels)
+        images_BCHW = images_BHWC.permute(0, 3, 1, 2)
+        return images_BCHW if self.channels_last else images_BCHW.contiguous()
 
 
-def pack(images_NCHW: Tensor) -> Tensor:
-    """uint8 images of up to four channels as int32 words (N, H + 2, W + 2), border black."""
-    num_images, channels, height, width = images_NCHW.shape
-    bytes_NHW4 = torch.zeros(num_images, height + 2, width + 2, 4, dtype=torch.uint8)
-    bytes_NHW4[:, 1:-1, 1:-1, :channels] = images_NCHW.permute(0, 2, 3, 1)
-    return bytes_NHW4.view(torch.int32).squeeze(-1)
+def pad(images_NCHW: Tensor, margin: int, *, with_mirrored: bool) -> Tensor:
+    """Channels last, with a black border; `with_mirrored` appends a mirrored copy of each image."""
+    images_NHWC = images_NCHW.permute(0, 2, 3, 1)
+    copies = [images_NHWC, images_NHWC.flip(2)] if with_mirrored else [images_NHWC]
+    return torch.cat([torch.nn.functional.pad(c, (0, 0, *(margin,) * 4)) for c in copies])

@@ -5,6 +5,7 @@ Shape suffixes: N images of the epoch, in the order in which they are visited.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,41 +15,65 @@ from lt_bench.config import Count, Fraction
 
 @dataclass
 class Views:
-    """How each image of an epoch is seen: shifted by whole pixels, black coming in, and mirrored.
+    """How each image of an epoch is seen: mirrored, then shifted, with black coming in."""
 
-    Shifts are drawn symmetrically, so the order of shifting and mirroring does not matter.
-    """
-
+    mirrored_N: Tensor
     down_N: Tensor
     right_N: Tensor
-    mirrored_N: Tensor
 
     @classmethod
     def plain(cls, num_images: int, device: torch.device) -> "Views":
         shift_N = torch.zeros(num_images, dtype=torch.int64, device=device)
-        return cls(shift_N, shift_N.clone(), torch.zeros_like(shift_N, dtype=torch.bool))
-
-    def __getitem__(self, batch: slice) -> "Views":
-        return Views(self.down_N[batch], self.right_N[batch], self.mirrored_N[batch])
+        return cls(shift_N.bool(), shift_N, shift_N.clone())
 
 
-def crop(views: Views, generator: torch.Generator, *, padding: Count = 4) -> None:
+class Transform(Protocol):
+    """Changes the views of an epoch in place.
+
+    `margin` is the furthest it shifts an image; `mirrors` says whether it mirrors any.
+    """
+
+    margin: int
+    mirrors: bool
+
+    def __call__(self, views: Views, generator: torch.Generator) -> None: ...
+
+
+class Crop:
     """A window of the image's own size, anywhere in the image with a black border of `padding`."""
-    for shift_N in (views.down_N, views.right_N):
-        shift_N += torch.randint(
-            -padding, padding + 1, shift_N.shape, generator=generator, device=shift_N.device
-        )
+
+    mirrors = False
+
+    def __init__(self, *, padding: Count = 4) -> None:
+        self.margin = padding
+
+    def __call__(self, views: Views, generator: torch.Generator) -> None:
+        for shift_N in (views.down_N, views.right_N):
+            shift_N += torch.randint(
+                -self.margin,
+                self.margin + 1,
+                shift_N.shape,
+                generator=generator,
+                device=shift_N.device,
+            )
 
 
-def flip(views: Views, generator: torch.Generator, *, probability: Fraction = 0.5) -> None:
-    """Left and right exchanged."""
-    drawn_N = torch.rand(
-        views.mirrored_N.shape, generator=generator, device=views.mirrored_N.device
-    )
-    views.mirrored_N ^= drawn_N < probability
+class Flip:
+    """Left and right exchanged, for this share of the images."""
+
+    margin = 0
+    mirrors = True
+
+    def __init__(self, *, probability: Fraction = 0.5) -> None:
+        self.probability = probability
+
+    def __call__(self, views: Views, generator: torch.Generator) -> None:
+        mirrored_N = views.mirrored_N
+        drawn_N = torch.rand(mirrored_N.shape, generator=generator, device=mirrored_N.device)
+        mirrored_N ^= drawn_N < self.probability
 
 
-TRANSFORMS: Mapping[str, Callable[..., None]] = {
-    "crop": crop,
-    "flip": flip,
+TRANSFORMS: Mapping[str, Callable[..., Transform]] = {
+    "crop": Crop,
+    "flip": Flip,
 }
