@@ -8,15 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lt_bench.class_vectors import effective_number_weight, inverse_frequency_weight
 from lt_bench.config import Fraction, ObjectiveConfig, Table, build
 from lt_bench.errors import ConfigError
-from lt_bench.losses import (
-    LOSSES,
-    Beta,
-    Loss,
-    effective_number_weight,
-    inverse_frequency_weight,
-)
+from lt_bench.losses import LOSSES, Beta, Loss
 from lt_bench.progress import Progress
 from lt_bench.runtime import sum_over_ranks, world_size
 
@@ -234,32 +229,38 @@ class Recall(Weighting):
         return count_C, false_negatives_C
 
     def _weight(self, count_C: Tensor, false_negatives_C: Tensor) -> Tensor:
+        if self.estimate == "paper_batch":
+            return _miss_rate(count_C, false_negatives_C)
+        if self.estimate == "official_batch":
+            return _floored_miss_rate(count_C, false_negatives_C)
         is_present_C = count_C > 0
         if self.estimate == "decayed_counts":
-            for total_C, new_C in (
-                (self.count_C, count_C),
-                (self.false_negatives_C, false_negatives_C),
-            ):
-                total_C.copy_(torch.where(is_present_C, self.memory * total_C + new_C, total_C))
-            return _floored_at_one(self.count_C, self.false_negatives_C)
-        if self.estimate == "official_batch":
-            return _floored_at_one(count_C, false_negatives_C)
-        if self.estimate == "paper_batch":
-            return false_negatives_C / count_C.clamp(min=1)
+            kept_C = torch.where(is_present_C, self.memory, 1.0)
+            self.count_C.mul_(kept_C).add_(count_C)
+            self.false_negatives_C.mul_(kept_C).add_(false_negatives_C)
+            return _floored_miss_rate(self.count_C, self.false_negatives_C)
         if self.estimate == "official_ema":
-            new_C, is_new_C = (
-                _floored_at_one(count_C, false_negatives_C),
-                torch.ones_like(is_present_C),
+            return self._average(
+                _floored_miss_rate(count_C, false_negatives_C), torch.ones_like(is_present_C)
             )
-        else:
-            new_C, is_new_C = false_negatives_C / count_C.clamp(min=1), is_present_C
+        average_C = self._average(_miss_rate(count_C, false_negatives_C), is_present_C)
+        return average_C.clamp(min=self.floor)
+
+    def _average(self, new_C: Tensor, is_new_C: Tensor) -> Tensor:
+        """The running average where there is something new; a first value replaces the initial."""
         average_C = self.memory * self.weight_C + (1 - self.memory) * new_C
-        average_C = torch.where(self.is_seen_C, average_C, new_C).clamp(min=self.floor)
-        self.is_seen_C |= is_new_C
+        average_C = torch.where(self.is_seen_C, average_C, new_C)
+        self.is_seen_C.logical_or_(is_new_C)
         return torch.where(is_new_C, average_C, self.weight_C)
 
 
-def _floored_at_one(count_C: Tensor, false_negatives_C: Tensor) -> Tensor:
+def _miss_rate(count_C: Tensor, false_negatives_C: Tensor) -> Tensor:
+    """1 - recall; 0 for a class without samples."""
+    return false_negatives_C / count_C.clamp(min=1)
+
+
+def _floored_miss_rate(count_C: Tensor, false_negatives_C: Tensor) -> Tensor:
+    """1 - recall with at least one false negative counted; 1 for a class without samples."""
     return false_negatives_C.clamp(min=1) / count_C.clamp(min=1)
 
 
@@ -273,7 +274,7 @@ def _first_argmax(logits_BC: Tensor, width: int = 64) -> Tensor:
     if logits_BC.device.type != "cpu" or num_classes < 4 * width:
         return logits_BC.argmax(1)
     whole = num_classes - num_classes % width
-    maxima_BK = logits_BC[:, :whole].unflatten(1, (-1, width)).amax(2)
+    maxima_BK = logits_BC[:, :whole].reshape(-1, whole // width, width).amax(2)
     if whole < num_classes:
         rest_B1 = logits_BC[:, whole:].amax(1, keepdim=True)
         maxima_BK = torch.cat([maxima_BK, rest_B1], 1)
