@@ -27,7 +27,9 @@ SCHEMA: Literal[1] = 1
 # A run whose commit is not the whole story: what decides its numbers was changed since.
 CODE_PATHS = ("lt_bench", "configs", "data_lists", "run.py", "pyproject.toml")
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "matplotlib")
-MAX_BYTES = 256 * 2**20
+# Limits that no sound record comes near, so that a hostile one cannot fill the memory.
+MAX_BYTES = 64 * 2**20
+MAX_IMAGES = 2**27
 MAX_CLASSES = 2**16  # labels are stored as uint16
 
 Number = Annotated[int, Range(low=0, high=2**53)]  # exact in every reader of JSON
@@ -342,17 +344,14 @@ def _disagreements(record: Record) -> list[str]:
     """What contradicts itself in a record whose types are right."""
     data, num_classes = record.data, len(record.data.class_counts)
     names = f"{record.recipe}-{record.overlay}-s{record.seed}-{record.digest[:8]}"
+    in_training = sum(data.class_counts)
     found = [
+        (not re.fullmatch(r"[0-9a-f]{64}", record.digest), "digest", "not a sha256"),
         (not _is_file_name(record.run_id), "run_id", "not a plain file name"),
         (record.run_id != names.replace(":", "."), "run_id", f"names of the run give {names!r}"),
-        (not re.fullmatch(r"[0-9a-f]{64}", record.digest), "digest", "not a sha256"),
         (not 2 <= num_classes <= MAX_CLASSES, "data.class_counts", f"{num_classes} classes"),
         (len(data.class_names) != num_classes, "data.class_names", "not one per class"),
-        (
-            data.totals.get("train") != sum(data.class_counts),
-            "data.totals",
-            "not the class counts'",
-        ),
+        (data.totals.get("train") != in_training, "data.totals", "train is not class_counts' sum"),
         ([e.epoch for e in record.history] != [*range(len(record.history))], "history", "has gaps"),
     ]
     problems = [f"{place}: {problem}" for is_wrong, place, problem in found if is_wrong]
@@ -376,32 +375,40 @@ def _split_disagreements(split: str, result: SplitResult, data: DataSummary) -> 
     if short:
         return [f"{split}.{name}: {num_classes} classes, not as many counts" for name in short]
     tally, bins = result.tally, result.calibration
-    num_scores = num_images * num_classes
+    hits, num_scores = sum(result.correct), num_images * num_classes
     found = [
-        (num_images == 0, "total", "no images"),
+        (not 0 < num_images <= MAX_IMAGES, "total", f"{num_images:,} images"),
         (data.totals.get(split) != num_images, "total", f"sum differs from data.totals.{split}"),
         (bool((tally.correct > tally.total).any()), "correct", "above total"),
         (bool((tally.correct > tally.predicted).any()), "correct", "above predicted"),
         (sum(result.predicted) != num_images, "predicted", "sum differs from total's"),
         (any(map(gt, result.top5_correct, result.total)), "top5_correct", "above total"),
         (any(map(lt, result.top5_correct, result.correct)), "top5_correct", "below correct"),
-        (not _is_sound(bins.top_label, num_images), "calibration.top_label", "does not add up"),
-        (not _is_sound(bins.score, num_scores), "calibration.score", "does not add up"),
+        (
+            not _adds_up(bins.top_label, num_images, hits),
+            "calibration.top_label",
+            "does not add up",
+        ),
+        (not _adds_up(bins.score, num_scores, num_images), "calibration.score", "does not add up"),
     ]
     problems = [f"{split}.{place}: {problem}" for is_wrong, place, problem in found if is_wrong]
-    if not problems:
+    if problems:
+        return problems
+    try:
         predicted = np.bincount(result.predictions(), minlength=num_classes)
-        if not np.array_equal(predicted, tally.predicted):
-            problems.append(f"{split}.labels_predicted: disagree with predicted")
-    return problems
+    except DataError as error:
+        return [f"{split}.{problem}" for problem in error.problems]
+    if not np.array_equal(predicted, tally.predicted):
+        return [f"{split}.labels_predicted: disagree with predicted"]
+    return []
 
 
-def _is_sound(bins: BinCounts, total: int) -> bool:
-    """Whether the bins hold `total` probabilities of at most 1, and no more right than that."""
+def _adds_up(bins: BinCounts, total: int, correct: int) -> bool:
+    """Whether the bins hold `total` probabilities of at most 1, and `correct` of them right."""
     columns = list(zip(bins.count, bins.confidence, bins.correct, strict=False))
     return (
         len(bins.count) == len(bins.confidence) == len(bins.correct)
-        and sum(bins.count) == total
+        and (sum(bins.count), sum(bins.correct)) == (total, correct)
         and all(c <= n * (1 + 1e-5) and right <= n for n, c, right in columns)
     )
 

@@ -35,6 +35,11 @@ METHODS_IN_PROSE = {
     "seql": "SEQL",
     "recall": "Recall",
     "balanced_softmax": "Balanced softmax",
+    "crt": "cRT",
+    "lws": "LWS",
+    "ncm": "NCM",
+    "tau_norm": "τ-norm",
+    "logit_adjusted_post_hoc": "Logit adjustment (post-hoc)",
 }
 PARTS_IN_PROSE = {
     "ce": "CE",
@@ -131,9 +136,11 @@ def dataset_name(config: RunConfig) -> str:
 
 
 def backbone_name(spec: Spec) -> str:
-    """A backbone in prose: CIFAR's ResNets by depth, others by their model's name."""
+    """A backbone in prose; a library's goes by its model's name."""
     if spec.name == "cifar_resnet" and "depth" in spec.options:
         return f"ResNet-{spec.options['depth']}"
+    if spec.name == "small_conv":
+        return "Small convolutional network"
     return str(spec.options.get("model", spec.name))
 
 
@@ -235,7 +242,7 @@ def _section(table: Filled, recipe: str, rows: Sequence[Row]) -> list[str]:
     parts = [
         f"## {dataset_name(rows[0].config)}, recipe `{recipe}`",
         _facts(table, rows),
-        *(f"All rows: {mark}." for mark in shared),
+        *([f"All rows: {'; '.join(shared)}."] if shared else []),
         _grid(table.columns, rows, letters),
     ]
     if letters:
@@ -271,10 +278,13 @@ def _facts(table: Filled, rows: Sequence[Row]) -> str:
 def _shot_groups(
     class_counts: Sequence[int], *, many: int = metrics.MANY, few: int = metrics.FEW
 ) -> str:
-    sizes = {k: len(v) for k, v in metrics.shot_groups(class_counts, many=many, few=few).items()}
+    sizes = {
+        name: f"{len(labels)} class{'' if len(labels) == 1 else 'es'}"
+        for name, labels in metrics.shot_groups(class_counts, many=many, few=few).items()
+    }
     return (
-        f"Groups by training images per class: many more than {many} ({sizes['many']} classes), "
-        f"medium {few} to {many} ({sizes['medium']}), few fewer than {few} ({sizes['few']})."
+        f"Groups by training images per class: many: more than {many} ({sizes['many']}); "
+        f"medium: {few} to {many} ({sizes['medium']}); few: fewer than {few} ({sizes['few']})."
     )
 
 

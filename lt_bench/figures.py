@@ -1,0 +1,340 @@
+"""Figures of a table, from the same records: accuracy by class, shot groups, class weights."""
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, MaxNLocator
+
+from lt_bench import metrics
+from lt_bench.files import whole_file
+from lt_bench.metrics import FloatArray, IntArray
+from lt_bench.record import Record, read_all
+from lt_bench.report import fill, filled_tables
+from lt_bench.tables import Filled, Row, dataset_name
+
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "figure.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.4,
+    "figure.dpi": 200,
+    "savefig.dpi": 200,
+}
+# Okabe and Ito's colours, told apart by colour-blind readers; these three also by their greys
+GROUPS = {"many": "#0072B2", "medium": "#E69F00", "few": "#D55E00", "all": "#4D4D4D"}
+BASELINE, METHOD = "#8C8C8C", "#0072B2"
+GAIN, LOSS, SHADE = "#0072B2", "#D55E00", 0.25
+WIDTH = 7.0  # inches: a text page
+CLASSES_SHOWN_SINGLY = 20
+
+
+def write_figures(name: str, results: Path) -> list[Path]:
+    """Write the figures of one table under results/figures and return the files."""
+    return _write(fill(name, read_all(results)), results)
+
+
+def write_all(results: Path) -> list[Path]:
+    """The figures of every table of shot groups that has a record."""
+    return [
+        path
+        for table in filled_tables(results)
+        if table.config.report.name == "shots"
+        for path in _write(table, results)
+    ]
+
+
+def draw_classes(rows: Sequence[Row], thresholds: Mapping[str, int]) -> Figure:
+    """Class counts, and accuracy by class of each method against the first, head to tail."""
+    order = _head_to_tail(rows[0])
+    order = order[np.asarray(rows[0].records[0].test.total)[order] > 0]
+    counts = np.asarray(rows[0].records[0].data.class_counts)[order]
+    others = rows[1:] or rows
+    num_columns = min(4, len(others) + 1)
+    num_lines = -(-(len(others) + 1) // num_columns)
+    figure, axes = _panels(num_lines, num_columns, height=1.3)
+    for panel in axes[len(others) + 1 :]:
+        panel.remove()
+    used = axes[: len(others) + 1]
+    _draw_counts(used[0], counts)
+    for panel, row in zip(used[1:], others, strict=True):
+        _draw_accuracy(panel, row, rows[0], order)
+    for index, panel in enumerate(used):
+        for start, _, _ in _spans(counts, thresholds)[1:]:
+            top = 0.86 if panel is used[0] else 1.0  # below the groups' names
+            panel.axvline(start - 0.5, ymax=top, color="black", lw=0.5, ls=(0, (2, 3)))
+        panel.set_xlim(-0.5, len(counts) - 0.5)
+        panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        panel.tick_params(
+            labelbottom=index + num_columns >= len(used),
+            labelleft=index % num_columns == 0 or index == 1,
+        )
+    _name_groups(used[0], counts, thresholds)
+    window = _window(len(counts))
+    curves = f"; curves: running mean over {window} classes" if window > 1 else ""
+    figure.suptitle(
+        f"{dataset_name(rows[0].config)}: accuracy in %, classes by falling count{curves}"
+    )
+    figure.legend(
+        handles=[
+            Line2D([], [], color=METHOD, label="method of the panel"),
+            Line2D([], [], color=BASELINE, label=rows[0].name),
+            Patch(color=GAIN, alpha=SHADE, linewidth=0, label="gain"),
+            Patch(color=LOSS, alpha=SHADE, linewidth=0, label="loss"),
+        ],
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+    )
+    return figure
+
+
+def draw_groups(rows: Sequence[Row], thresholds: Mapping[str, int]) -> Figure:
+    """Bars of the shot groups' accuracy, with the standard deviation over seeds."""
+    figure, axes = _panels(1, 4, height=0.6 + 0.17 * len(rows), sharey=True)
+    scores = {group: [_group_accuracy(row, group, thresholds) for row in rows] for group in GROUPS}
+    # one scale for all panels, with room for the figures at the ends of the bars
+    limit = 1.25 * max(
+        [1.0, *(v for listed in scores.values() for values in listed for v in values)]
+    )
+    for panel, (group, listed) in zip(axes, scores.items(), strict=True):
+        for place, values in enumerate(listed):
+            if not values:
+                panel.text(0.015 * limit, place, "–", va="center", fontsize=7)
+                continue
+            mean = statistics.fmean(values)
+            sd = statistics.stdev(values) if len(values) > 1 else 0.0
+            panel.barh(
+                place,
+                mean,
+                xerr=sd or None,
+                height=0.72,
+                color=GROUPS[group],
+                error_kw={"elinewidth": 0.8, "capsize": 1.5, "capthick": 0.8},
+            )
+            panel.text(mean + sd + 0.015 * limit, place, f"{mean:.1f}", va="center", fontsize=6.5)
+        panel.set(title=group, xlim=(0, limit), xlabel="accuracy, %")
+        panel.set_xticks([tick for tick in (0, 25, 50, 75, 100) if tick < limit])
+        panel.tick_params(axis="y", length=0)
+    axes[0].set_yticks(range(len(rows)), [row.name for row in rows])
+    axes[0].invert_yaxis()
+    figure.suptitle(f"{dataset_name(rows[0].config)}: mean and standard deviation over seeds")
+    return figure
+
+
+def draw_weights(rows: Sequence[Row]) -> Figure:
+    """Class weights that followed the training: by class over time, and by time over class."""
+    figure, axes = _panels(len(rows), 2, height=2.2)
+    for row, by_class, by_epoch in zip(rows, axes[::2], axes[1::2], strict=True):
+        epochs, weights = _class_weights(row)
+        order = _head_to_tail(row)
+        counts = np.asarray(row.records[0].data.class_counts)[order].clip(min=1)  # for logarithms
+        _draw_weights_by_class(by_class, epochs, weights[:, order], counts, row.name)
+        _draw_weights_by_epoch(by_epoch, epochs, weights[:, order], counts)
+    figure.suptitle(f"{dataset_name(rows[0].config)}: class weights that follow the training")
+    return figure
+
+
+def _write(table: Filled, results: Path) -> list[Path]:
+    written = []
+    for name, figure in _drawn(table):
+        path = results / "figures" / f"{name}.png"
+        with whole_file(path) as file:
+            # no version of matplotlib in the file: the same picture is the same bytes
+            figure.savefig(file, format="png", metadata={"Software": None})
+        written.append(path)
+    return written
+
+
+def _drawn(table: Filled) -> Iterator[tuple[str, Figure]]:
+    thresholds = {"many": metrics.MANY, "few": metrics.FEW}
+    if table.config.report.name == "shots":
+        thresholds |= table.config.report.options
+    for recipe, rows in table.rows.items():
+        stem = table.name if len(table.rows) == 1 else f"{table.name}-{recipe.replace(':', '.')}"
+        rows = _comparable(rows)
+        tracked = [row for row in rows if _weight_name(row.records[0])]
+        with mpl.rc_context(STYLE):
+            if rows:
+                yield f"{stem}-classes", draw_classes(rows, thresholds)
+                yield f"{stem}-groups", draw_groups(rows, thresholds)
+            if tracked:
+                yield f"{stem}-weights", draw_weights(tracked)
+
+
+def _panels(
+    num_lines: int, num_columns: int, *, height: float, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(WIDTH, height * num_lines + 0.35), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(num_lines, num_columns, sharey=sharey, squeeze=False)
+    return figure, list(grid.flat)
+
+
+def _draw_counts(panel: Axes, counts: IntArray) -> None:
+    panel.bar(np.arange(len(counts)), counts, width=1.0, color=BASELINE, linewidth=0)
+    panel.set(title="training images per class", yscale="log", ylim=(None, 3 * counts.max()))
+    panel.yaxis.set_major_formatter("{x:g}")
+
+
+def _draw_accuracy(panel: Axes, row: Row, first: Row, order: IntArray) -> None:
+    """One method's accuracy by class, dots and curve, over the first method's curve."""
+    positions = np.arange(len(order))
+    accuracy = 100 * _class_accuracy(row)[order]
+    curve, baseline = _smooth(accuracy), _smooth(100 * _class_accuracy(first)[order])
+    panel.plot(positions, accuracy, ".", color=METHOD, alpha=0.3, markersize=3, markeredgewidth=0)
+    panel.plot(positions, baseline, color=BASELINE)
+    panel.plot(positions, curve, color=METHOD)
+    for is_filled, colour in ((curve >= baseline, GAIN), (curve <= baseline, LOSS)):
+        panel.fill_between(
+            positions,
+            baseline,
+            curve,
+            where=is_filled.tolist(),
+            interpolate=True,
+            color=colour,
+            alpha=SHADE,
+            linewidth=0,
+        )
+    panel.set(title=row.name, ylim=(0, 102), yticks=(0, 25, 50, 75, 100))
+
+
+def _name_groups(panel: Axes, counts: IntArray, thresholds: Mapping[str, int]) -> None:
+    """The shot groups' names above their classes, none left of the axis."""
+    for start, end, name in _spans(counts, thresholds):
+        middle = max((start + end) / 2 / len(counts), 0.09)
+        panel.text(middle, 0.9, name, ha="center", fontsize=6, transform=panel.transAxes)
+
+
+def _spans(counts: IntArray, thresholds: Mapping[str, int]) -> list[tuple[int, int, str]]:
+    """Start, end and name of each group that holds a class, on classes sorted by count."""
+    spans, start = [], 0
+    for name, members in metrics.shot_groups(counts.tolist(), **thresholds).items():
+        if members:
+            spans.append((start, start + len(members), name))
+        start += len(members)
+    return spans
+
+
+def _draw_weights_by_class(
+    panel: Axes, epochs: Sequence[int], weights: FloatArray, counts: IntArray, title: str
+) -> None:
+    """The source paper's figure: classes head to tail, one line per moment of training."""
+    shown = np.unique(np.linspace(0, len(epochs) - 1, min(6, len(epochs))).round().astype(int))
+    colours = mpl.colormaps["viridis"](np.linspace(0.9, 0.0, len(shown)))
+    for index, colour in zip(shown, colours, strict=True):
+        panel.plot(_smooth(weights[index]), color=colour, label=f"epoch {epochs[index] + 1}")
+    inverse = 1 / counts
+    panel.plot(
+        inverse / inverse.mean(), color="black", linewidth=0.8, linestyle="--", label="1 / count"
+    )
+    panel.set(title=title, yscale="log", xlabel="class, most images first")
+    panel.set_ylabel("class weight / mean")
+    panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    _plain_log(panel)
+    panel.legend(frameon=False, ncols=2, handlelength=1.2, columnspacing=1.0)
+
+
+def _draw_weights_by_epoch(
+    panel: Axes, epochs: Sequence[int], weights: FloatArray, counts: IntArray
+) -> None:
+    """One line per class, or per tenth of the classes, coloured by training images."""
+    tenths = np.array_split(np.arange(len(counts)), min(10, len(counts)))
+    colours = ScalarMappable(LogNorm(counts.min(), counts.max()), "cividis")
+    for classes in tenths:
+        colour = colours.to_rgba(np.exp(np.log(counts[classes]).mean()))
+        panel.plot(np.asarray(epochs) + 1, weights[:, classes].mean(axis=1), color=colour)
+    what = "each class" if len(counts) <= 10 else "tenths of the classes"
+    panel.set(title=f"{what}, by training images", yscale="log", xlabel="epoch")
+    _plain_log(panel)
+    bar = panel.figure.colorbar(colours, ax=panel, pad=0.02)
+    bar.set_label("training images per class")
+    bar.ax.yaxis.set_major_formatter("{x:g}")
+
+
+def _plain_log(panel: Axes) -> None:
+    """A logarithmic axis with numbers people read: 0.2, 0.5, 1, 2."""
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.yaxis.set_major_formatter("{x:g}")
+    panel.yaxis.set_minor_formatter("")
+
+
+def _head_to_tail(row: Row) -> IntArray:
+    return np.argsort(-np.asarray(row.records[0].data.class_counts), kind="stable")
+
+
+def _class_accuracy(row: Row) -> FloatArray:
+    """Mean over seeds of each class's accuracy."""
+    by_seed = np.array([metrics.class_accuracy(record.test.tally) for record in row.records])
+    mean: FloatArray = by_seed.mean(axis=0)
+    return mean
+
+
+def _group_accuracy(row: Row, group: str, thresholds: Mapping[str, int]) -> list[float]:
+    """A shot group's accuracy in percent, for each seed that has one."""
+    values: list[float | None] = []
+    for record in row.records:
+        tally, counts = record.test.tally, record.data.class_counts
+        groups = metrics.shot_accuracy(tally, counts, **thresholds)
+        values.append(metrics.top1(tally) if group == "all" else groups[group])
+    return [100 * value for value in values if value is not None]
+
+
+def _window(num_classes: int) -> int:
+    """Neighbours averaged in a curve over classes: one where each class can be seen by itself."""
+    return 1 if num_classes <= CLASSES_SHOWN_SINGLY else 2 * (num_classes // 20) + 1
+
+
+def _smooth(values: FloatArray) -> FloatArray:
+    """Running mean over neighbours in the given order; at the ends over those there are."""
+    half = _window(len(values)) // 2
+    smoothed = [values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))]
+    return np.array(smoothed)
+
+
+def _weight_name(record: Record) -> str | None:
+    """The logged class weights that are one per class, if the method tracks any."""
+    num_classes = len(record.data.class_counts)
+    for name, history in record.class_history.items():
+        if name.endswith("class_weight") and all(len(v) == num_classes for v in history.values):
+            return name
+    return None
+
+
+def _class_weights(row: Row) -> tuple[Sequence[int], FloatArray]:
+    """Kept epochs, and the weights (epochs, classes) over their mean, averaged over seeds."""
+    name = _weight_name(row.records[0])
+    assert name
+    first, *others = [r.class_history[name] for r in row.records if name in r.class_history]
+    alike = [first, *(history for history in others if history.epochs == first.epochs)]
+    weights = np.mean([np.asarray(history.values) for history in alike], axis=0)
+    return first.epochs, weights / weights.mean(axis=1, keepdims=True)
+
+
+def _comparable(rows: Sequence[Row]) -> list[Row]:
+    """The rows with records, on the class counts of the first."""
+    filled = [row for row in rows if row.records]
+    return [
+        row
+        for row in filled
+        if all(r.data.class_counts == filled[0].records[0].data.class_counts for r in row.records)
+    ]

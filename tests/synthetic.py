@@ -1,0 +1,84 @@
+"""Records of runs that never ran, for tests of what is made from records."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from lt_bench.config import RunConfig
+from lt_bench.metrics import Tally, calibration_bins, negative_log_likelihood
+from lt_bench.record import ClassHistory, DataSummary, Epoch, Parent, Record, SplitResult
+
+
+def long_tail(largest: int, imbalance_factor: float, num_classes: int) -> list[int]:
+    falls = imbalance_factor ** (-np.arange(num_classes) / (num_classes - 1))
+    return [int(largest * fall) for fall in falls]
+
+
+def split_result(correct: Sequence[int], total: Sequence[int]) -> SplitResult:
+    """A split where `correct` of each class's `total` images are right, the rest the next class."""
+    num_classes = len(total)
+    labels = np.repeat(np.arange(num_classes), total)
+    is_right = np.concatenate(
+        [np.arange(all_of) < right for right, all_of in zip(correct, total, strict=True)]
+    )
+    predicted = np.where(is_right, labels, (labels + 1) % num_classes)
+    probabilities = np.full((len(labels), num_classes), 0.4 / (num_classes - 1))
+    probabilities[np.arange(len(labels)), predicted] = 0.6
+    return SplitResult.of(
+        Tally.of(labels, predicted, num_classes),
+        top5_correct=np.asarray(total),
+        labels_predicted=predicted,
+        calibration=calibration_bins(probabilities, labels),
+        nll=negative_log_likelihood(probabilities, labels),
+    )
+
+
+def make_record(
+    config: RunConfig,
+    *,
+    class_counts: Sequence[int] = (200, 100, 20, 19),
+    correct: Sequence[int] = (9, 8, 5, 2),
+    total: Sequence[int] = (10, 10, 10, 10),
+    seconds: float = 10.0,
+    weights: Sequence[Sequence[float]] | np.ndarray = (),
+    **environment: object,
+) -> Record:
+    """A sound record of `config`; `weights` are class weights at evenly spaced epochs."""
+    epochs = config.optim.epochs
+    kept = [round((k + 1) * epochs / len(weights)) - 1 for k in range(len(weights))]
+    history = ClassHistory(tuple(kept), tuple(tuple(map(float, line)) for line in weights))
+    machine = {"commit": "0" * 40, "dirty": False, "device": "NVIDIA H200", "precision": "bf16"}
+    return Record(
+        run_id=config.run_id,
+        recipe=config.recipe,
+        overlay=config.overlay,
+        digest=config.digest,
+        seed=config.seed,
+        command=config.command,
+        parent=Parent(config.parent.run_id, config.parent.digest) if config.parent else None,
+        config=config.as_dict(),
+        environment={**machine, **environment},
+        data=DataSummary(
+            name=config.data.name,
+            class_counts=tuple(class_counts),
+            class_names=tuple(f"class {label}" for label in range(len(class_counts))),
+            totals={"train": sum(class_counts), "test": sum(total)},
+            identity={"train": "1" * 64, "test": "2" * 64},
+            source="synthetic",
+        ),
+        num_parameters=460_000,
+        peak_memory_bytes=2**28,
+        seconds=seconds,
+        test=split_result(correct, total),
+        history=tuple(
+            Epoch(epoch, 1.0, {}, config.optim.lr, seconds / epochs, 1000.0)
+            for epoch in range(epochs)
+        ),
+        class_history={"class_weight": history} if len(weights) else {},
+    )
+
+
+def changed(record: Record, **test: object) -> Record:
+    """The record with other fields in its test split."""
+    return replace(record, test=replace(record.test, **test))

@@ -1,0 +1,732 @@
+"""Records: round trip and refusals. Tables and figures: from records to the last digit."""
+
+import base64
+import json
+import statistics
+import subprocess
+import sys
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lt_bench import config as config_module
+from lt_bench import figures, metrics, record, report
+from lt_bench.config import load
+from lt_bench.errors import ConfigError, DataError
+from lt_bench.record import Record, decode_labels, encode_labels, read, read_all, write
+from tests.synthetic import changed, long_tail, make_record
+
+ROOT = Path(__file__).parents[1]
+
+RECIPE = """
+[data]
+name = "digits_lt"
+imbalance_factor = 50
+[backbone]
+name = "small_conv"
+[optim]
+epochs = 4
+lr = 0.05
+[variants.short.optim]
+epochs = 2
+"""
+SDN = """
+method = "sdn"
+[representation.objective]
+weighting = "recall"
+[objective]
+weighting = "effective_number"
+"""
+TABLE = """
+title = "A | table"
+recipes = ["small"]
+methods = ["ce", "cb", "mine"]
+seeds = [0, 1]
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout with a few configurations of its own; returns its folder of tables."""
+    methods, tables = tmp_path / "configs" / "methods", tmp_path / "configs" / "tables"
+    methods.mkdir(parents=True)
+    tables.mkdir()
+    (tmp_path / "configs" / "small.toml").write_text(RECIPE)
+    (methods / "ce.toml").write_text("")
+    (methods / "cb.toml").write_text('[objective]\nweighting = "effective_number"')
+    (methods / "mine.toml").write_text('[objective]\nloss = { name = "focal", gamma = 3.0 }')
+    (methods / "sdn_recall.toml").write_text(SDN)
+    (methods / "child.toml").write_text('parent = "ce"\nmethod = "retrain_head"')
+    (tables / "table.toml").write_text(TABLE)
+    for module in (config_module, report):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    return tables
+
+
+@pytest.fixture
+def results(tmp_path):
+    return tmp_path / "results"
+
+
+def fill_with(results, name="table", **options):
+    """Records for every cell of a table, one more image of the last class right per seed."""
+    for run in report.cells(name):
+        right = (9, 8, 5, 2 + run.seed)
+        write(make_record(run, **{"correct": right, **options}), results)
+
+
+def rows(markdown):
+    """The cells of a Markdown table, by the first of each line."""
+    lines = [line.strip("| ").split(" | ") for line in markdown.splitlines() if line[:2] == "| "]
+    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
+
+
+# --- records ---
+
+
+def test_a_record_reads_back_as_written(checkout, results):
+    run = replace(load("small", "child"), seed=3)
+    child = make_record(run, weights=np.random.default_rng(0).random((2, 4)))
+    child = replace(
+        child, val=child.test, data=replace(child.data, totals={**child.data.totals, "val": 40})
+    )
+    path = write(child, results)
+    assert path == results / "runs" / run.run_id / "record.json"
+    assert read(path) == child
+    assert read_all(results) == [child]
+    assert [p.name for p in path.parent.iterdir()] == ["record.json"]  # nothing temporary left
+
+
+def test_a_record_is_written_the_same_each_time(checkout, results):
+    one = make_record(load("small", "ce"))
+    first = write(one, results).read_bytes()
+    assert write(read(write(one, results)), results).read_bytes() == first
+
+
+def test_a_record_diffs_line_by_line(checkout, results):
+    text = write(make_record(load("small", "ce")), results).read_text()
+    assert '\n  "total": [10, 10, 10, 10],\n' in text
+    assert sum(line.startswith('  {"epoch": ') for line in text.splitlines()) == 4
+    assert text.endswith("}\n")
+
+
+def test_a_tally_and_its_predictions_come_back(checkout, results):
+    test = read(write(make_record(load("small", "ce")), results)).test
+    assert test.tally.correct.tolist() == [9, 8, 5, 2]
+    labels = np.repeat(np.arange(4), 10)
+    again = metrics.Tally.of(labels, test.predictions(), 4)
+    assert again.correct.tolist() == [9, 8, 5, 2]
+    assert again.predicted.tolist() == list(test.predicted)
+
+
+@given(st.lists(st.integers(0, 2**16 - 1)))
+def test_labels_survive_encoding(labels):
+    assert decode_labels(encode_labels(labels), len(labels)).tolist() == labels
+
+
+def test_labels_of_another_length_are_refused():
+    text = encode_labels([1, 2, 3])
+    for length in (2, 4):
+        with pytest.raises(DataError, match=f"one label for each of {length} images"):
+            decode_labels(text, length)
+
+
+def test_a_compressed_bomb_is_not_inflated():
+    bomb = base64.b64encode(zlib.compress(bytes(10**8), 9)).decode()
+    with pytest.raises(DataError, match="one label for each of 5 images"):
+        decode_labels(bomb, 5)
+
+
+def test_counts_that_disagree_are_not_written(checkout, results):
+    with pytest.raises(AssertionError, match="above total"):
+        write(changed(make_record(load("small", "ce")), top5_correct=(11, 10, 10, 10)), results)
+    assert not results.exists()
+
+
+def put(tree, place, value):
+    """Set `value` at a dotted place of a tree of dicts and lists."""
+    *path, last = [int(key) if key.isdigit() else key for key in place.split(".")]
+    for key in path:
+        tree = tree[key]
+    tree[last] = value
+
+
+BROKEN = {
+    "schema": (2, "schema 2, this version reads 1"),
+    "run_id": ("../../etc/passwd", "run_id: not a plain file name"),
+    "digest": ("xyz", "digest"),
+    "seed": ("0", "record.seed: expected int, got '0'"),
+    "status": ("failed", "record.status: unknown 'failed'"),
+    "config": ([], "record.config: expected a table, got []"),
+    "seconds": (-1.0, "record.seconds: -1.0 is out of range"),
+    "surprise": (1, "record.surprise: no such field"),
+    "data.class_counts": ([200, 100, 20], "data.class_names: not one per class"),
+    "data.class_counts.0": (201, "data.totals: train is not class_counts' sum"),
+    "data.class_counts.1": (True, "record.data.class_counts[1]: expected int, got True"),
+    "data.totals.test": (41, "test.total: sum differs from data.totals.test"),
+    "test.total": ([10, 10, 10], "test.total: 4 classes, not as many counts"),
+    "test.total.0": (-1, "record.test.total[0]: -1 is out of range"),
+    "test.total.1": (2**60, "out of range"),
+    "test.total.2": (2**40, "test.total: 1,099,511,627,806 images"),
+    "test.correct.0": (11, "test.correct: above total"),
+    "test.correct.3": (3, "test.calibration.top_label: does not add up"),
+    "test.predicted.0": (12, "test.predicted: sum differs from total's"),
+    "test.predicted": ([8, 10, 11, 11], "test.correct: above predicted"),
+    "test.top5_correct.0": (8, "test.top5_correct: below correct"),
+    "test.labels_predicted": ("AAAA", "test.labels_predicted: damaged"),
+    "test.calibration.score.count.1": (0, "test.calibration.score: does not add up"),
+    "test.calibration.top_label.correct.9": (41, "test.calibration.top_label: does not add up"),
+    "test.calibration.top_label.confidence": ([0.0], "test.calibration.top_label: does not"),
+    "test.nll": (None, "record.test.nll: expected float, got None"),
+    "history.1.epoch": (5, "history: has gaps"),
+    "history.0.terms": ({"loss": "high"}, "record.history[0].terms.loss: expected float"),
+    "class_history.class_weight.epochs": ([1], "class_weight: epochs and values differ in length"),
+}
+
+
+@pytest.fixture
+def sound(checkout, results):
+    return write(make_record(load("small", "ce"), weights=[[1, 1, 1, 1], [2, 1, 1, 1]]), results)
+
+
+@pytest.mark.parametrize("place", BROKEN)
+def test_a_broken_record_is_refused_in_one_line(sound, place):
+    value, message = BROKEN[place]
+    tree = json.loads(sound.read_text())
+    put(tree, place, value)
+    sound.write_text(json.dumps(tree))
+    with pytest.raises(DataError) as caught:
+        read(sound)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{sound}: ")
+    assert message in problem
+    assert problem.endswith("; restore the file, or delete its folder and run it again")
+    assert len(problem) < len(str(sound)) + 300
+    assert "\n" not in problem
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'{"schema": 1}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"schema": NaN}',
+        b'{"schema": 1, "seconds": 1e999}',
+        b'{"schema": 1, "recipe": "\\ud800"}',
+        b'{"schema": ' + b"9" * 5000 + b"}",
+    ],
+)
+def test_what_is_no_record_is_refused(sound, text):
+    sound.write_bytes(text)
+    with pytest.raises(DataError, match="restore the file") as caught:
+        read(sound)
+    assert len(caught.value.problems) == 1
+
+
+def test_a_file_too_large_for_a_record_is_not_read(sound, monkeypatch):
+    monkeypatch.setattr(record, "MAX_BYTES", 100)
+    with pytest.raises(DataError, match="at most 100 expected"):
+        read(sound)
+
+
+def test_a_missing_record_says_so(results):
+    with pytest.raises(DataError, match="no such record; run its experiment first"):
+        read(results / "runs" / "x" / "record.json")
+
+
+def test_all_broken_records_are_named_at_once(sound, results):
+    write(make_record(load("small", "cb")), results)
+    moved = sound.parent.with_name("elsewhere")
+    sound.parent.rename(moved)
+    other = results / "runs" / "other" / "record.json"
+    other.parent.mkdir()
+    other.write_text("{}")
+    with pytest.raises(DataError) as caught:
+        read_all(results)
+    named, broken = caught.value.problems
+    assert named.startswith(str(moved))
+    assert "its folder names another" in named
+    assert broken.startswith(str(other))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_any_one_value_replaced_is_read_or_refused(sound, data):
+    """No traceback, whatever stands at whatever place; what is read keeps the table working."""
+    text = sound.read_text()
+    tree = json.loads(text)
+    place = data.draw(st.sampled_from(sorted(places(tree))))
+    put(tree, place, data.draw(json_values))
+    other = sound.with_name("fuzzed.json")
+    try:
+        other.write_text(json.dumps(tree))
+        found = read(other)
+    except (DataError, UnicodeEncodeError):
+        return
+    assert isinstance(found, Record)
+    report.render_markdown(report.fill("table", [found]))
+
+
+def places(tree, at=""):
+    """The dotted places of a tree, a few of each list."""
+    items = tree.items() if isinstance(tree, dict) else list(enumerate(tree))[:3]
+    for key, value in items:
+        yield f"{at}{key}"
+        if isinstance(value, dict | list):
+            yield from places(value, f"{at}{key}.")
+
+
+def test_environment_says_what_ran():
+    found = record.environment("cpu, 2 threads", "fp32", workers=4)
+    assert found["device"] == "cpu, 2 threads"
+    assert found["precision"] == "fp32"
+    assert found["workers"] == 4
+    assert found["packages"]["torch"]
+    assert found["cpu"]
+    assert found["cores"] >= 1
+    json.dumps(found)
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_commit_and_dirty_flag(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "ROOT", tmp_path.resolve())
+    version = record._code_version.__wrapped__
+    assert version() == (None, None)
+    git(tmp_path, "init")
+    (tmp_path / "lt_bench").mkdir()
+    (tmp_path / "lt_bench" / "train.py").write_text("1")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "one")
+    commit, is_dirty = version()
+    assert len(commit) == 40
+    assert is_dirty is False
+    (tmp_path / "results").mkdir()  # a run's own files change nothing that decides its numbers
+    (tmp_path / "results" / "record.json").write_text("{}")
+    assert version() == (commit, False)
+    (tmp_path / "lt_bench" / "losses.py").write_text("2")
+    assert version() == (commit, True)
+    monkeypatch.setattr(record, "ROOT", tmp_path.resolve() / "lt_bench")
+    assert version() == (None, None)  # installed into somebody else's repository
+
+
+# --- tables ---
+
+
+def test_the_grid_of_a_full_table(checkout, results):
+    fill_with(results)
+    grid = rows(report.write_table("table", results))
+    assert grid["method"] == ["many", "medium", "few", "all", "n"]
+    sd = statistics.stdev([20.0, 30.0])
+    assert grid["CE"] == [
+        "**90.0** ± 0.0",
+        "**65.0** ± 0.0",
+        f"**25.0** ± {sd:.1f}",
+        "**61.3** ± 1.8",
+        "2",
+    ]
+    assert grid["mine"] == grid["CE"]  # equal means are marked alike
+
+
+def test_only_the_best_mean_is_bold(checkout, results):
+    fill_with(results)
+    run = report.cells("table")[2]
+    assert run.overlay == "cb"
+    write(make_record(run, correct=(9, 8, 5, 9)), results)
+    grid = rows(report.write_table("table", results))
+    assert grid["CB"][2] == f"**60.0** ± {statistics.stdev([90, 30]):.1f}"
+    assert grid["CE"][2].startswith("25.0")
+    assert grid["CB"][0].startswith("**90.0**")
+
+
+def test_one_seed_has_no_deviation(checkout, results):
+    (checkout / "table.toml").write_text(TABLE.replace("[0, 1]", "[0]"))
+    fill_with(results)
+    assert rows(report.write_table("table", results))["CE"][2] == "**20.0** ± –"
+
+
+def test_an_empty_group_is_a_dash(checkout, results):
+    fill_with(results, class_counts=(200, 150, 101, 19))
+    grid = rows(report.write_table("table", results))
+    assert grid["CE"][1] == "–"
+    frame = report.table_frame("table", results)
+    assert frame["medium_n"].tolist() == [0, 0, 0]
+    assert frame["medium_mean"].isna().all()
+
+
+def test_class_counts_of_exactly_20_and_100_are_medium(checkout, results):
+    fill_with(results, class_counts=(101, 100, 20, 19))
+    text = report.write_table("table", results)
+    assert (
+        "many: more than 100 (1 class); medium: 20 to 100 (2 classes); "
+        "few: fewer than 20 (1 class)." in text
+    )
+    assert rows(text)["CE"][:3] == ["**90.0** ± 0.0", "**65.0** ± 0.0", "**25.0** ± 7.1"]
+
+
+def test_thresholds_are_options_of_the_report(checkout, results):
+    rule = 'report = { name = "shots", many = 99, few = 21 }'
+    (checkout / "table.toml").write_text(TABLE + rule)
+    fill_with(results, class_counts=(101, 100, 20, 19))
+    text = report.write_table("table", results)
+    assert "many: more than 99 (2 classes); medium: 21 to 99 (0 classes)" in text
+    assert rows(text)["CE"][:2] == ["**85.0** ± 0.0", "–"]
+
+
+def test_a_missing_cell_shows_its_command(checkout, results):
+    (checkout / "table.toml").write_text(TABLE + 'overrides = ["optim.lr=0.1"]')
+    run = report.cells("table")[0]
+    write(make_record(run), results)
+    text = report.write_table("table", results)
+    assert rows(text)["CE [a]"][:2] == ["90.0 ± –", "65.0 ± –"]
+    assert "- [a] 1 of 2 seeds." in text
+    assert rows(text)["CB"] == ["missing"] * 4 + ["0"]
+    assert "Every run with `optim.lr=0.1`." in text
+    assert (
+        "\n".join(
+            [
+                "```",
+                "python run.py train small ce optim.lr=0.1 --seeds 1",
+                "python run.py train small cb optim.lr=0.1 --seeds 0 1",
+                "python run.py train small mine optim.lr=0.1 --seeds 0 1",
+                "```",
+            ]
+        )
+        in text
+    )
+    assert report.missing("table", results) == report.cells("table")[1:]
+
+
+def test_a_table_without_records_is_all_missing(checkout, results):
+    text = report.write_table("table", results)
+    assert rows(text)["mine"] == ["missing"] * 4 + ["0"]
+    assert report.missing("table", results) == report.cells("table")
+
+
+def test_parents_come_before_their_children(checkout, results):
+    methods = TABLE.replace('["ce", "cb", "mine"]', '["child", "ce"]')
+    (checkout / "table.toml").write_text(methods)
+    runs = report.cells("table")
+    assert [(run.overlay, run.seed) for run in runs] == [
+        ("ce", 0),
+        ("child", 0),
+        ("ce", 1),
+        ("child", 1),
+    ]
+    (checkout / "table.toml").write_text(methods.replace('"child", "ce"', '"child"'))
+    assert report.cells("table") == runs
+    assert "python run.py train small ce --seeds 0 1\npython run.py train small child" in (
+        report.write_table("table", results)
+    )
+
+
+def test_rows_that_do_not_compare_are_marked(checkout, results):
+    ce, _, cb, _, mine, _ = report.cells("table")
+    fill_with(results)
+    write(make_record(ce, dirty=True), results)
+    write(make_record(cb, precision="fp32"), results)
+    other = make_record(mine)
+    write(replace(other, data=replace(other.data, identity={"train": "3" * 64})), results)
+    text = report.write_table("table", results)
+    assert {"CE [a]", "CB [b]", "mine [c]"} < set(rows(text))
+    assert "- [a] made with uncommitted changes to the code." in text
+    assert "- [b] precision bf16 and fp32; most runs here have bf16." in text
+    assert "- [c] other images than the rows around it" in text
+
+
+def test_a_mark_that_all_rows_share_stands_above_them(checkout, results):
+    (checkout / "table.toml").write_text(TABLE.replace('"small"', '"small:short"'))
+    fill_with(results, commit=None, dirty=None)
+    text = report.write_table("table", results)
+    assert (
+        "All rows: made outside a git checkout: the code's version is not known; "
+        "short recipe: 2 epochs, the full one has 4." in text
+    )
+    assert "CE" in rows(text)
+    frame = report.table_frame("table", results)
+    assert frame["marks"].str.contains("short recipe").all()
+
+
+def test_a_run_of_full_length_is_not_marked_short(checkout, results):
+    fill_with(results)
+    assert "short" not in report.write_table("table", results)
+
+
+def test_the_heading_says_what_was_run(checkout, results):
+    fill_with(results, device="cpu, 2 threads", cpu="A|CPU", precision="fp32")
+    text = report.write_table("table", results)
+    assert "## Digits-LT (imbalance factor 50), recipe `small`" in text
+    assert "4 epochs, the last one reported; batch 128, learning rate 0.05." in text
+    assert "339 training images, 40 in the test split." in text
+    assert "Ran on A\\|CPU (cpu, 2 threads), fp32." in text
+
+
+def test_sdn_rows_name_both_objectives(checkout, results):
+    (checkout / "methods").mkdir(exist_ok=True)
+    two = TABLE.replace('["ce", "cb", "mine"]', '["sdn_recall", "sdn_again"]')
+    (checkout / "table.toml").write_text(two)
+    (checkout.parent / "methods" / "sdn_again.toml").write_text(SDN + "beta = 0.9")
+    with pytest.raises(ConfigError, match="objective.beta: no such field"):
+        report.cells("table")
+    (checkout.parent / "methods" / "sdn_again.toml").write_text(SDN + "reduction = 'mean'")
+    names = set(rows(report.write_table("table", results)))
+    # two overlays of one name are told apart
+    assert "SDN (rep: recall, cls: CB) (sdn_recall)" in names
+    assert "SDN (rep: recall, cls: CB) (sdn_again)" in names
+
+
+def test_recipes_have_a_section_each(checkout, results):
+    (checkout / "table.toml").write_text(TABLE.replace('["small"]', '["small", "small:short"]'))
+    fill_with(results)
+    text = report.write_table("table", results)
+    assert text.count("## Digits-LT") == 2
+    frame = report.table_frame("table", results)
+    assert frame["recipe"].tolist() == ["small"] * 3 + ["small:short"] * 3
+
+
+def test_the_csv_holds_fractions_in_full(checkout, results):
+    fill_with(results, total=(10, 10, 10, 7))
+    report.write_table("table", results)
+    frame = pd.read_csv(results / "tables" / "table.csv")
+    assert frame["method"].tolist() == ["ce", "cb", "mine"]
+    assert frame.loc[0, "few_mean"] == pytest.approx((2 / 7 + 3 / 7) / 2, rel=1e-11)
+    assert frame.loc[0, "few_sd"] == pytest.approx(np.std([2 / 7, 3 / 7], ddof=1), rel=1e-11)
+    assert frame.loc[0, "few_n"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "spread",
+            {
+                "worst_class": 0.2,
+                "balanced": 0.6,
+                "geometric_mean": (0.9 * 0.8 * 0.5 * 0.2) ** 0.25,
+            },
+        ),
+        ("shifted", {"uniform": 0.6}),
+        ("calibration", {"nll": -(24 * np.log(0.6) + 16 * np.log(0.4 / 3)) / 40}),
+        ("cost", {"seconds": 10.0, "seconds_with_parents": 10.0, "parameters": 460_000}),
+    ],
+)
+def test_every_other_report(checkout, results, name, expected):
+    (checkout / "table.toml").write_text(TABLE.replace("[0, 1]", "[0]") + f'report = "{name}"')
+    fill_with(results)
+    frame = report.table_frame("table", results)
+    for column, value in expected.items():
+        assert frame[f"{column}_mean"][0] == pytest.approx(value)
+    assert "CE" in rows(report.write_table("table", results))
+
+
+def test_every_report_has_a_caption_and_columns(checkout, results):
+    for name in report.REPORTS:
+        (checkout / "table.toml").write_text(TABLE + f'report = "{name}"')
+        fill_with(results)
+        table = report.fill("table", read_all(results))
+        assert table.caption.endswith(".")
+        assert all(row.values(column) for row in table.rows["small"] for column in table.columns)
+
+
+def test_lower_is_better_for_an_error(checkout, results):
+    (checkout / "table.toml").write_text(TABLE.replace("[0, 1]", "[0]") + 'report = "calibration"')
+    fill_with(results)
+    run = report.cells("table")[1]
+    write(make_record(run, correct=(10, 10, 10, 10)), results)  # all right at 60 % confidence
+    grid = rows(report.write_table("table", results))
+    assert grid["method"][0] == "ECE"
+    assert grid["CE"][0] == "**0.0** ± –"
+    assert grid["CB"][0] == "40.0 ± –"
+    assert grid["CB"][4].startswith("**")  # the likelihood is better all the same
+
+
+def test_cost_adds_the_parents(checkout, results):
+    only_child = TABLE.replace('["ce", "cb", "mine"]', '["child"]') + 'report = "cost"'
+    (checkout / "table.toml").write_text(only_child)
+    fill_with(results, seconds=7.0)
+    frame = report.table_frame("table", results)
+    assert frame["seconds_mean"][0] == 7
+    assert frame["seconds_with_parents_mean"][0] == 14
+    parent = report.cells("table")[0]
+    (results / "runs" / parent.run_id / "record.json").unlink()
+    frame = report.table_frame("table", results)
+    assert frame["seconds_with_parents_n"][0] == 1  # of the two seeds, one has lost its parent
+
+
+TABLE_MISTAKES = {
+    TABLE.replace('"cb"', '"cee"'): "table table: method: unknown 'cee'; did you mean 'ce'?",
+    TABLE.replace(
+        '"small"', '"smal"'
+    ): "table table: recipe: unknown 'smal'; did you mean 'small'?",
+    TABLE.replace('"small"', '"small:shrt"'): "unknown 'shrt'; did you mean 'short'?",
+    TABLE.replace("seeds", "seed"): "table table: seeds: is missing",
+    TABLE.replace("[0, 1]", "[]"): "table table: seeds: is empty; list at least one",
+    TABLE.replace("[0, 1]", "[0, 0]"): "table table: seeds: 0 is listed twice; list it once",
+    TABLE.replace("[0, 1]", "[-1]"): "table table: seeds[0]: -1 is out of range",
+    TABLE.replace('"cb"', '"ce"'): "table table: methods: 'ce' is listed twice; list it once",
+    TABLE.replace('"cb"', '"a/b.toml"'): "'a/b.toml' is a path; a table lists files of configs/",
+    TABLE + 'report = "shot"': "table table: report.name: unknown 'shot'; did you mean 'shots'?",
+    TABLE + 'report = {name = "shots", fewer = 3}': "table table: report.fewer: no such option",
+    TABLE + 'overrides = ["seed=3"]': "overrides: 'seed=3' has no effect; write it in seeds",
+    TABLE + 'overrides = ["optim.lr=fast"]': "table table: optim.lr: expected float, got 'fast'",
+    TABLE + "overrides = 3": "table table: overrides: expected a list, got 3",
+    "title = 3": "table table: title: expected str, got 3",
+    "title = ": "not readable as TOML",
+}
+
+
+@pytest.mark.parametrize("text", TABLE_MISTAKES)
+def test_a_table_that_cannot_be_made_says_why(checkout, text):
+    (checkout / "table.toml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        report.cells("table")
+    assert TABLE_MISTAKES[text] in str(caught.value)
+
+
+def test_an_unknown_table_names_the_nearest(checkout):
+    with pytest.raises(ConfigError, match="table: unknown 'tabel'; did you mean 'table'?"):
+        report.cells("tabel")
+
+
+def test_all_problems_of_a_table_are_told_once(checkout):
+    (checkout / "table.toml").write_text(
+        TABLE.replace('"cb"', '"ec"').replace('["small"]', '["small", "small:short"]')
+    )
+    with pytest.raises(ConfigError) as caught:
+        report.cells("table")
+    assert len(caught.value.problems) == 1
+
+
+# --- drift ---
+
+
+def test_check_finds_what_no_longer_follows_from_the_records(checkout, results):
+    fill_with(results)
+    written = report.report(results)
+    assert [path.name for path in written] == ["table.md", "table.csv"]
+    assert report.check(results) == []
+    markdown, csv = written
+    markdown.write_text(markdown.read_text().replace("61.3", "61.2"))
+    csv.unlink()
+    (results / "tables" / "old.md").write_text("")
+    old, missing, differs = sorted(report.check(results))
+    assert old.startswith(f"{results}/tables/old.md: no table with records makes it")
+    assert missing == f"{csv}: missing; run python run.py report --results {results}"
+    assert differs.startswith(f"{markdown}: differs from its records")
+
+
+def test_committed_tables_follow_from_committed_records():
+    assert report.check(ROOT / "results") == []
+
+
+def test_committed_tables_can_be_made():
+    for name in config_module.names("configs/tables"):
+        assert report.cells(name)
+
+
+# --- figures ---
+
+
+def test_figures_of_a_table(checkout, results):
+    weights = [[1.0, 1.0, 1.0, 1.0], [0.5, 0.8, 1.0, 2.0]]
+    for run in report.cells("table"):
+        write(make_record(run, weights=weights if run.overlay == "mine" else ()), results)
+    written = figures.write_all(results)
+    assert [path.name for path in written] == [
+        "table-classes.png",
+        "table-groups.png",
+        "table-weights.png",
+    ]
+    first = [path.read_bytes() for path in written]
+    assert all(content.startswith(b"\x89PNG") for content in first)
+    assert [path.read_bytes() for path in figures.write_figures("table", results)] == first
+
+
+def test_figures_show_the_numbers_of_the_table(checkout, results):
+    fill_with(results)
+    (rows_,) = report.fill("table", read_all(results)).rows.values()
+    limits = {"many": 100, "few": 20}
+    panels = figures.draw_groups(rows_, limits).axes
+    assert [panel.get_title() for panel in panels] == ["many", "medium", "few", "all"]
+    assert [bar.get_width() for bar in panels[2].patches] == pytest.approx([25, 25, 25])
+    counts, first, *_ = figures.draw_classes(rows_, limits).axes
+    assert [bar.get_height() for bar in counts.patches] == [200, 100, 20, 19]
+    dots = first.lines[0].get_ydata()
+    assert dots == pytest.approx([90, 80, 50, 25])
+
+
+def test_classes_are_drawn_head_to_tail_without_those_never_tested(checkout, results):
+    fill_with(results, class_counts=(19, 200, 20, 100), total=(10, 10, 0, 10), correct=(1, 9, 0, 8))
+    (rows_,) = report.fill("table", read_all(results)).rows.values()
+    counts, first, *_ = figures.draw_classes(rows_, {}).axes
+    assert [bar.get_height() for bar in counts.patches] == [200, 100, 19]
+    assert first.lines[0].get_ydata() == pytest.approx([90, 80, 10])
+
+
+def test_a_hundred_classes_and_groups_without_classes_can_be_drawn(checkout, results):
+    counts = long_tail(500, 10, 100)
+    for run in report.cells("table"):
+        write(
+            make_record(
+                run,
+                class_counts=counts,
+                correct=[3] * 100,
+                total=[5] * 100,
+                weights=np.ones((2, 100)),
+            ),
+            results,
+        )
+    assert len(figures.write_figures("table", results)) == 3
+
+
+@pytest.mark.parametrize("counts", [(50, 50, 50, 50), (7, 3, 1, 0), (3, 5000, 2, 1)])
+def test_unusual_counts_can_be_drawn(checkout, results, counts):
+    fill_with(results, class_counts=counts, weights=[[1, 2, 3, 4]], correct=(0, 0, 0, 0))
+    assert len(figures.write_figures("table", results)) == 3
+
+
+def test_rows_on_other_class_counts_are_not_drawn(checkout, results):
+    fill_with(results)
+    odd = report.cells("table")[-1]
+    write(make_record(odd, class_counts=(200, 100, 21, 19)), results)
+    names = [
+        panel.get_title()
+        for panel in next(figures._drawn(report.fill("table", read_all(results))))[1].axes
+    ]
+    assert "mine" not in names
+
+
+def test_reports_and_figures_need_no_torch():
+    code = """
+import sys
+sys.modules["torch"] = None
+import lt_bench.report, lt_bench.figures, lt_bench.config
+for name in lt_bench.config.names("configs/tables"):
+    lt_bench.report.missing(name, __import__("pathlib").Path("nowhere"))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
