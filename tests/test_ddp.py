@@ -1,0 +1,92 @@
+"""Two gloo processes equal one: a batch split over ranks teaches what the whole batch teaches.
+
+DistributedDataParallel averages gradients over ranks, so a rank's gradient halved must be the
+whole batch's gradient at that rank's samples. One pair of processes serves all entries.
+"""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from lt_bench.config import Spec
+from lt_bench.progress import Progress
+from lt_bench.runtime import sum_over_ranks, world_size
+from lt_bench.weighting import reduce
+from tests.conformance import OBJECTIVES, batch, objective_id, objective_of
+
+ENTRIES = [
+    *OBJECTIVES,
+    (Spec("ldam"), Spec("effective_number", {"start": 0.8}), "weighted_mean"),
+    (Spec("seesaw"), Spec("recall"), "weighted_mean"),
+]
+# which batch, and how many of its samples the first rank has: unequal, as in a last batch
+STEPS = (("ordinary", 5), ("all wrong", 2), ("one class", 7), ("ordinary", 0))
+
+
+def learn(entry, rank: int | None) -> dict[str, Tensor]:
+    """Values and gradients of some steps and the state after them, on the whole batch or a part."""
+    objective = objective_of(*entry)
+    result = {}
+    for i, (kind, of_first) in enumerate(STEPS):
+        part = (slice(None), slice(of_first), slice(of_first, None))[
+            0 if rank is None else rank + 1
+        ]
+        logits, target = batch(kind)
+        draw = torch.rand(logits.shape, generator=torch.Generator().manual_seed(i))[part]
+        logits, target = logits[part].requires_grad_(), target[part]
+        if entry[0] and entry[0].name == "seql":
+            loss = objective.loss(logits, target, uniform_BC=draw)
+            value = reduce(loss, torch.ones_like(loss), "mean")
+        else:
+            value = objective(logits, target, Progress(70 + 5 * i, 100))
+        value.backward()
+        result[f"value {i}"], result[f"gradient {i}"] = value.detach(), logits.grad
+    return result | objective.state_dict()
+
+
+def learn_as_rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    results = [learn(entry, rank) for entry in ENTRIES]
+    ranks = sum_over_ranks(torch.tensor([1.0, rank]))
+    torch.save((results, ranks, world_size()), Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(learn_as_rank, (str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def test_sums_run_over_both_ranks(both):
+    for _, ranks, size in both:
+        assert ranks.tolist() == [2, 1]
+        assert size == 2
+    assert world_size() == 1
+
+
+@pytest.mark.parametrize("index", range(len(ENTRIES)), ids=[objective_id(e) for e in ENTRIES])
+def test_split_batch_equals_whole(both, index):
+    entry = ENTRIES[index]
+    whole = learn(entry, None)
+    first, second = (results[index] for results, _, _ in both)
+    joined = {}
+    for name, value in first.items():
+        if name.startswith("value"):
+            joined[name] = (value + second[name]) / 2
+        elif name.startswith("gradient"):
+            joined[name] = torch.cat([value, second[name]]) / 2
+        else:
+            assert torch.equal(value, second[name]), f"{name} differs between the ranks"
+            joined[name] = value
+    same = all(torch.allclose(joined[name], whole[name], rtol=1e-5, atol=1e-7) for name in whole)
+    # a loss of the whole batch has each rank's part as a batch of its own, and says so
+    assert same is not objective_of(*entry).loss.per_rank
