@@ -110,7 +110,21 @@ def rebuild(arguments: argparse.Namespace) -> int:
 
 def data(arguments: argparse.Namespace) -> int:
     """check or build the files and lists of a dataset"""
-    raise NotImplementedError
+    from lt_bench.data.build import build_lists
+    from lt_bench.data.cifar import download_cifar
+    from lt_bench.data.check import check
+    from lt_bench.experiment import prepare
+
+    spec = prepare(arguments.recipe, "ce", arguments.overrides).data
+    root = _existing(arguments.data_root)
+    if arguments.download:
+        download_cifar(spec.name, root)
+    if arguments.action == "build":
+        print(*build_lists(spec.name, root), sep="\n")
+        return 0
+    found = check(spec.name, spec.options, root)
+    print(*found.lines, sep="\n")
+    return 0 if found.ok else USER_MISTAKE
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -211,16 +225,19 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
+def _existing(root: Path | None) -> Path | None:
+    if root is not None and not root.is_dir():
+        raise ConfigError(f"--data-root: {root} is no folder; give the one that holds the data")
+    return root
+
+
 def _runtime(arguments: argparse.Namespace) -> "Runtime":
     from lt_bench.runtime import Runtime
 
-    root = arguments.data_root
-    if root is not None and not root.is_dir():
-        raise ConfigError(f"--data-root: {root} is no folder; give the one that holds the data")
     return Runtime.choose(
         arguments.device,
         arguments.precision,
-        root,
+        _existing(arguments.data_root),
         arguments.results,
         arguments.deterministic,
     )
@@ -278,7 +295,10 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["check", "build"])
-    parser.add_argument("recipe", metavar="RECIPE")
+    parser.add_argument("recipe", metavar="RECIPE", help="a file of configs/, with :VARIANTs")
+    parser.add_argument(
+        "overrides", metavar="key=value", nargs="*", help="such as data.subset=ldam"
+    )
     _add_data_root(parser)
     parser.add_argument("--download", action="store_true", help="fetch CIFAR into the data root")
 

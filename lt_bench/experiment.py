@@ -84,13 +84,13 @@ def run(config: RunConfig, where: Runtime, on_epoch: OnEpoch = lambda _: None) -
             write_event(line)
             on_epoch(line)
 
-        loader = _loader(data, data.train, config, where)
+        loader = make_loader(data, data.train, config, where)
         history = fit(method, loader, sampler, config.optim, config.seed, where, report)
     method.eval()
-    val_loader = _loader(data, data.val, config, where) if data.val else None
+    val_loader = make_loader(data, data.val, config, where) if data.val else None
     with torch.no_grad(), where.autocast():
         settled = method.settle(loader, val_loader)
-    test = evaluate(method, _loader(data, data.test, config, where), data.num_classes, where)
+    test = evaluate(method, make_loader(data, data.test, config, where), data.num_classes, where)
     val = evaluate(method, val_loader, data.num_classes, where) if val_loader else None
     with whole_file(folder / "model.pt") as file:
         torch.save(method.model_state(), file)
@@ -195,11 +195,12 @@ def _load_data(name: str, options: str, root: Path | None) -> LongTailData:
     return data
 
 
-def _loader(data: LongTailData, split: Split, config: RunConfig, where: Runtime) -> Loader:
+def make_loader(data: LongTailData, split: Split, config: RunConfig, where: Runtime) -> Loader:
+    """Batches of a split; only the training split is augmented."""
     return Loader(
         split,
         batch_size=config.optim.batch_size,
-        augment=config.augment,
+        augment=config.augment if split is data.train else (),
         mean=data.mean,
         std=data.std,
         device=where.device,

@@ -8,7 +8,7 @@ import torch
 
 from lt_bench.config import names, with_seed
 from lt_bench.errors import ConfigError
-from lt_bench.experiment import load_data, make_method, parent_state, prepare, run
+from lt_bench.experiment import load_data, make_loader, make_method, parent_state, prepare, run
 from lt_bench.models.heads import tau_normalised
 from lt_bench.progress import Progress
 from lt_bench.record import read
@@ -162,10 +162,8 @@ def test_tau_is_chosen_on_the_validation_split_and_is_one_without(results):
     method = make_method(config, data)
     method.load_parent(parent_state(config.parent, results))
     method.eval()
-    from lt_bench.experiment import _loader
-
-    train = _loader(data, data.train, config, runtime(results))
-    test = _loader(data, data.test, config, runtime(results))
+    train = make_loader(data, data.train, config, runtime(results))
+    test = make_loader(data, data.test, config, runtime(results))
     with torch.no_grad():
         assert method.settle(train, None) == {"tau": 1.0}
         chosen = method.settle(train, test)["tau"]
