@@ -267,8 +267,8 @@ def _floored_miss_rate(count_C: Tensor, false_negatives_C: Tensor) -> Tensor:
 def _first_argmax(logits_BC: Tensor, width: int = 64) -> Tensor:
     """argmax(1), the first of equals.
 
-    On CPU, torch's argmax takes as long as a whole log-softmax, so this looks for the first block
-    of `width` classes that holds the maximum, then inside it; 2.5 to 5 times faster.
+    On CPU, torch's argmax takes longer than a whole log-softmax, so this looks for the first block
+    of `width` classes that holds the maximum, then inside it: 2.5 to 5 times faster.
     """
     num_classes = logits_BC.shape[1]
     if logits_BC.device.type != "cpu" or num_classes < 4 * width:
@@ -279,9 +279,9 @@ def _first_argmax(logits_BC: Tensor, width: int = 64) -> Tensor:
         rest_B1 = logits_BC[:, whole:].amax(1, keepdim=True)
         maxima_BK = torch.cat([maxima_BK, rest_B1], 1)
     # the last window reaches back over classes that are all below the maximum
-    start_B1 = (width * maxima_BK.argmax(1, keepdim=True)).clamp(max=num_classes - width)
-    window = start_B1 + torch.arange(width)
-    return (start_B1 + logits_BC.gather(1, window).argmax(1, keepdim=True)).squeeze(1)
+    start_B = (width * maxima_BK.argmax(1)).clamp(max=num_classes - width)
+    window = logits_BC.unfold(1, width, 1)[torch.arange(len(start_B)), start_B]
+    return start_B + window.argmax(1)
 
 
 WEIGHTINGS: Table = {
