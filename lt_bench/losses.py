@@ -154,7 +154,7 @@ class SoftmaxEqualization(Loss):
         self.gamma = gamma
         is_tail_C = is_tail(class_counts, threshold, tail_ratio)
         tail_T = is_tail_C.nonzero().squeeze(1)
-        slot_C = torch.full_like(class_counts, len(tail_T))
+        slot_C = torch.full_like(is_tail_C, len(tail_T), dtype=torch.int64)
         slot_C[tail_T] = torch.arange(len(tail_T))
         self.register_buffer("tail_T", tail_T)
         # where a class stands in tail_T; all others share the slot after its end

@@ -125,11 +125,14 @@ def _differences(
 
 
 def _counts(case: Case) -> Tensor:
-    """The class counts; one image of each class where the case does not depend on them."""
-    if "class_counts" in case:
-        return torch.tensor(case["class_counts"])
-    first = case["steps"][0] if "steps" in case else case
-    return torch.ones(np.shape(first["logits"])[1], dtype=torch.int64)
+    """The class counts, or frequencies in their place; equal where the case gives neither."""
+    given = case.get("hparams", {})
+    counts = case.get("class_counts") or given.get("base_probs") or given.get("freq")
+    if counts is None:
+        counts = [1] * np.shape(case["steps"][0]["logits"] if "steps" in case else case["logits"])[
+            1
+        ]
+    return torch.tensor(counts)
 
 
 def _batch(case: Case) -> tuple[Tensor, Tensor]:

@@ -114,6 +114,26 @@ def test_progress_as_a_device_tensor_gives_the_same(entry):
         torch.testing.assert_close(objective_of(*entry)(*batch("ordinary"), clock), expected)
 
 
+@entries
+def test_compiles_to_one_graph_for_all_steps(entry):
+    """No break (a branch on values, a read by the host) and nothing new when the clock moves."""
+    torch._dynamo.reset()
+    eager, compiled = objective_of(*entry), objective_of(*entry)
+    step = torch.compile(compiled, backend="aot_eager", fullgraph=True)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for at in (0, 79, 80, 99):
+            results = []
+            for run in (eager, step):
+                torch.manual_seed(0)
+                logits, target = batch("ordinary")
+                value = run(logits.requires_grad_(), target, Progress(torch.tensor(at), 100, 10))
+                value.backward()
+                results.append((value, logits.grad))
+            torch.testing.assert_close(results[1], results[0])
+    for name, value in compiled.state_dict().items():
+        torch.testing.assert_close(value, eager.state_dict()[name])
+
+
 @loss_specs
 def test_one_value_per_sample(spec):
     logits, target = batch("ordinary")
