@@ -21,13 +21,15 @@ def present_counts(class_counts: Tensor) -> Tensor:
 
 
 def effective_number_weight(class_counts: Tensor, beta: float) -> Tensor:
-    """Inverse effective numbers, (1 - beta) / (1 - beta^n_c), in float64, scaled to sum to C."""
+    """Inverse effective numbers of Cui et al. (2019, proposition 1), (1 - beta) / (1 - beta^n_c),
+    scaled to sum to C.
+    """
     log_beta = torch.tensor(beta, dtype=torch.float64).log()
     return _sum_to_num_classes(-1 / torch.expm1(present_counts(class_counts) * log_beta))
 
 
 def inverse_frequency_weight(class_counts: Tensor) -> Tensor:
-    """1 / n_c in float64, scaled to sum to C."""
+    """1 / n_c, scaled to sum to C."""
     return _sum_to_num_classes(1 / present_counts(class_counts))
 
 

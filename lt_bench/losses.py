@@ -29,7 +29,7 @@ from lt_bench.config import (
     build,
 )
 from lt_bench.errors import ConfigError
-from lt_bench.progress import Progress
+from lt_bench.progress import START, Progress
 from lt_bench.runtime import sum_over_ranks
 
 Beta = Annotated[float, Range(low=0, below=1)]
@@ -44,9 +44,7 @@ class Loss(nn.Module):
 
     per_rank = False
 
-    def forward(
-        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
-    ) -> Tensor:
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         raise NotImplementedError
 
     def probabilities(self, logits_BC: Tensor) -> Tensor:
@@ -64,9 +62,7 @@ class CrossEntropy(Loss):
     def __init__(self, class_counts: Tensor) -> None:
         super().__init__()
 
-    def forward(
-        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
-    ) -> Tensor:
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         return F.cross_entropy(logits_BC, target_B, reduction="none")
 
 
@@ -93,16 +89,14 @@ class Focal(Loss):
             weight_C = _in_default_dtype(effective_number_weight(class_counts, exponent_beta))
         self.register_buffer("weight_C", weight_C)
 
-    def forward(
-        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
-    ) -> Tensor:
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         cross_entropy_B = F.cross_entropy(logits_BC, target_B, reduction="none")
         cross_entropy_B = self.weight_C[target_B] * cross_entropy_B
         return _power(-torch.expm1(-cross_entropy_B), self.gamma) * cross_entropy_B
 
 
 class LDAM(Loss):
-    """Label-distribution-aware margins (Cao et al., 2019, eq. 13): cross-entropy of
+    """Label-distribution-aware margins (Cao et al., 2019, section 3.2): cross-entropy of
     scale * (z - margin at the target), margin_c = max_margin * (n_min / n_c)^(1/4).
 
     The logits must be cosines (the `cosine` head); `scale` is applied here, once.
@@ -118,9 +112,7 @@ class LDAM(Loss):
         margin_C = present_counts(class_counts).pow(-0.25)
         self.register_buffer("margin_C", _in_default_dtype(max_margin * margin_C / margin_C.max()))
 
-    def forward(
-        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
-    ) -> Tensor:
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         scaled_BC = self.scale * logits_BC
         shift_B = -self.scale * self.margin_C[target_B]
         scaled_BC.scatter_add_(1, target_B.unsqueeze(1), shift_B.unsqueeze(1))
@@ -134,9 +126,8 @@ class SoftmaxEqualization(Loss):
     """Softmax equalization loss, SEQL (Tan et al., 2020, eq. 9-11).
 
     A tail class leaves the denominator of every sample of another class with probability `gamma`.
-    The paper does not say how often that is drawn; like its authors' code, once per sample and
-    class. Their code keeps a class whose frequency equals `threshold`; here as in the paper it is
-    not tail.
+    The paper does not say how often that is drawn: here, as in its authors' code, once per sample
+    and class. A class exactly at `threshold` is not tail, as in the paper; in their code it is.
     """
 
     tail_T: Tensor
@@ -164,7 +155,7 @@ class SoftmaxEqualization(Loss):
         self,
         logits_BC: Tensor,
         target_B: Tensor,
-        progress: Progress = Progress(),
+        progress: Progress = START,
         uniform_BC: Tensor | None = None,
     ) -> Tensor:
         """`uniform_BC` injects the draw: a tail class leaves where it is below gamma."""
@@ -181,7 +172,7 @@ class SoftmaxEqualization(Loss):
 
 
 class BalancedSoftmax(Loss):
-    """Balanced softmax (Ren et al., 2020, eq. 4): cross-entropy of z + log n_c.
+    """Balanced softmax (Ren et al., 2020, theorem 1): cross-entropy of z + log n_c.
 
     Training only; prediction uses z. A class without training images gets no gradient.
     """
@@ -192,9 +183,7 @@ class BalancedSoftmax(Loss):
         super().__init__()
         self.register_buffer("log_count_C", _in_default_dtype(class_counts.double().log()))
 
-    def forward(
-        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
-    ) -> Tensor:
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         return F.cross_entropy(logits_BC + self.log_count_C, target_B, reduction="none")
 
 
@@ -210,14 +199,12 @@ class LogitAdjusted(Loss):
         super().__init__()
         self.register_buffer("log_prior_C", _in_default_dtype(log_prior(class_counts, tau)))
 
-    def forward(
-        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
-    ) -> Tensor:
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         return F.cross_entropy(logits_BC + self.log_prior_C, target_B, reduction="none")
 
 
 class VectorScaling(Loss):
-    """Vector-scaling loss, VS (Kini et al., 2021, eq. 4): cross-entropy of
+    """Vector-scaling loss, VS (Kini et al., 2021): cross-entropy of
     z_c / (n_max / n_c)^gamma + tau * log pi_c.
     """
 
@@ -232,15 +219,13 @@ class VectorScaling(Loss):
         self.register_buffer("factor_C", _in_default_dtype((count_C / count_C.max()).pow(gamma)))
         self.register_buffer("shift_C", _in_default_dtype(tau * (count_C / count_C.sum()).log()))
 
-    def forward(
-        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
-    ) -> Tensor:
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         scaled_BC = torch.addcmul(self.shift_C, logits_BC, self.factor_C)
         return F.cross_entropy(scaled_BC, target_B, reduction="none")
 
 
 class LADE(Loss):
-    """Label distribution disentangling loss (Hong et al., 2021, eq. 12): logit adjustment plus a
+    """Label distribution disentangling loss (Hong et al., 2021): logit adjustment plus a
     regulariser of the whole batch, which every sample carries in full.
 
     Args:
@@ -263,9 +248,7 @@ class LADE(Loss):
         # the 1e-9, here and below, are those of the authors' code
         self.register_buffer("log_prior_C", _in_default_dtype((prior_C + 1e-9).log()))
 
-    def forward(
-        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
-    ) -> Tensor:
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         cross_entropy_B = F.cross_entropy(logits_BC + self.log_prior_C, target_B, reduction="none")
         return cross_entropy_B + self.strength * self.regulariser(logits_BC, target_B)
 
@@ -283,7 +266,7 @@ class LADE(Loss):
 
 
 class Seesaw(Loss):
-    """Seesaw loss (Wang et al., 2021, eq. 5-7), the classification form: each negative's exp(z)
+    """Seesaw loss (Wang et al., 2021), the classification form: each negative's exp(z)
     is scaled by mitigation * compensation.
 
     mitigation = min(1, N_j / N_target)^p over the labels seen so far in training, this batch
@@ -311,9 +294,7 @@ class Seesaw(Loss):
         self.log_eps = math.log(eps)
         self.register_buffer("count_C", torch.zeros(len(class_counts)))
 
-    def forward(
-        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
-    ) -> Tensor:
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         if self.training:
             new_C = torch.zeros_like(self.count_C)
             new_C.index_add_(0, target_B, torch.ones_like(logits_BC[:, 0]))
@@ -332,10 +313,11 @@ class Seesaw(Loss):
 
 
 class LabelAwareSmoothing(Loss):
-    """Label smoothing by class frequency (MiSLAS, Zhong et al., 2021, eq. 4-7):
-    (1 - eps_y) * -log p_y + eps_y * mean_c(-log p_c), eps from `tail` at n_min to `head` at n_max.
+    """Label smoothing by class frequency (MiSLAS, Zhong et al., 2021):
+    (1 - eps_y) * -log p_y + eps_y * mean_c(-log p_c), eps rising with n_c.
 
     Args:
+        at_max: eps of the class with most images; `at_min`: of the one with fewest.
         shape: how eps rises between them, over (n_c - n_min) / (n_max - n_min).
     """
 
@@ -345,8 +327,8 @@ class LabelAwareSmoothing(Loss):
         self,
         class_counts: Tensor,
         *,
-        head: Fraction = 0.4,
-        tail: Fraction = 0.1,
+        at_max: Fraction = 0.4,
+        at_min: Fraction = 0.1,
         shape: Literal["concave", "linear", "convex"] = "concave",
     ) -> None:
         super().__init__()
@@ -356,11 +338,9 @@ class LabelAwareSmoothing(Loss):
             rank_C = (rank_C * math.pi / 2).sin()
         elif shape == "convex":
             rank_C = 1 - (rank_C * math.pi / 2).cos()
-        self.register_buffer("smoothing_C", _in_default_dtype(tail + (head - tail) * rank_C))
+        self.register_buffer("smoothing_C", _in_default_dtype(at_min + (at_max - at_min) * rank_C))
 
-    def forward(
-        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
-    ) -> Tensor:
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         log_p_BC = logits_BC.log_softmax(1)
         smoothing_B = self.smoothing_C[target_B]
         target_loss_B = F.nll_loss(log_p_BC, target_B, reduction="none")
@@ -374,9 +354,7 @@ class SigmoidCrossEntropy(Loss):
         super().__init__()
         self.num_classes = len(class_counts)
 
-    def forward(
-        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
-    ) -> Tensor:
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         return -F.logsigmoid(_sign(logits_BC, target_B) * logits_BC).sum(1)
 
     def probabilities(self, logits_BC: Tensor) -> Tensor:
@@ -389,7 +367,7 @@ class SigmoidCrossEntropy(Loss):
 
 class SigmoidFocal(Loss):
     """Focal loss on the sigmoid (Lin et al., 2017) as in the class-balanced paper (Cui et al.,
-    2019, eq. 8): the sum over classes of (1 - p_t)^gamma * -log p_t.
+    2019): the sum over classes of (1 - p_t)^gamma * -log p_t.
 
     The modulator in that paper's code overflows: a positive below about -88 contributes nothing
     in float32. This one is exact there.
@@ -400,9 +378,7 @@ class SigmoidFocal(Loss):
         self.num_classes = len(class_counts)
         self.gamma = gamma
 
-    def forward(
-        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
-    ) -> Tensor:
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         signed_BC = _sign(logits_BC, target_B) * logits_BC
         modulator_BC = (self.gamma * F.logsigmoid(-signed_BC)).exp()
         return -(modulator_BC * F.logsigmoid(signed_BC)).sum(1)
@@ -441,9 +417,7 @@ class Equalization(Loss):
         self.background = background
         self.register_buffer("is_tail_C", is_tail(class_counts, threshold, tail_ratio))
 
-    def forward(
-        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
-    ) -> Tensor:
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         sign_BC = _sign(logits_BC, target_B, extra_labels=int(self.background))
         is_foreground_B1 = (target_B < logits_BC.shape[1]).unsqueeze(1)
         is_spared_BC = self.is_tail_C & (sign_BC < 0) & is_foreground_B1
@@ -458,7 +432,7 @@ class Equalization(Loss):
 
 
 class Dice(Loss):
-    """Dice loss as in loss scheduling (Taubert et al., 2022, eq. 2), one value per group.
+    """Dice loss as in loss scheduling (Taubert et al., 2021, eq. 2), one value per group.
 
     1 - 2 (sum_c w_c sum_x p_xc y_xc + smooth) / (sum_c w_c sum_x (p_xc^2 + y_xc^2) + smooth + eps)
     over the elements x of a group: there an image and its pixels, here the batch and its samples.
@@ -494,7 +468,7 @@ class Dice(Loss):
         self,
         logits_BC: Tensor,
         target_B: Tensor,
-        progress: Progress = Progress(),
+        progress: Progress = START,
         group_B: Tensor | None = None,
     ) -> Tensor:
         """`group_B` numbers the group of each element, from 0, for dense predictions."""
@@ -517,7 +491,7 @@ class Dice(Loss):
 
 
 class MaxPooled(Loss):
-    """Loss max-pooling (Bulo et al., 2017, eq. 3): the cross-entropies of a batch under the worst
+    """Loss max-pooling (Bulo et al., 2017): the cross-entropies of a batch under the worst
     weights with ||w||_p <= n^(-1/q) and w <= tau, 1/p + 1/q = 1.
 
     The weights are the exact solution; the published code sums losses where their q-th powers
@@ -542,9 +516,7 @@ class MaxPooled(Loss):
         self.p = p
         self.m_over_n = m_over_n
 
-    def forward(
-        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
-    ) -> Tensor:
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         cross_entropy_B = F.cross_entropy(logits_BC, target_B, reduction="none")
         return len(target_B) * self.sample_weight(cross_entropy_B) * cross_entropy_B
 
@@ -573,7 +545,7 @@ class MaxPooled(Loss):
 
 class Sum(Loss):
     """A weighted sum of losses; by default the compound loss of loss scheduling (Taubert et al.,
-    2022), half dice and half cross-entropy. The first of them says what the probabilities are.
+    2021), half dice and half cross-entropy. The first of them says what the probabilities are.
     """
 
     def __init__(
@@ -595,9 +567,7 @@ class Sum(Loss):
         )
         self.per_rank = any(part.per_rank for part in self.parts)
 
-    def forward(
-        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
-    ) -> Tensor:
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         scaled = [
             factor * part(logits_BC, target_B, progress)
             for factor, part in zip(self.factors, self.parts, strict=True)
@@ -616,7 +586,7 @@ class Sum(Loss):
 
 
 class Ramp(Loss):
-    """Loss scheduling (Taubert et al., 2022, eq. 5 and 6): from one loss to another in training.
+    """Loss scheduling (Taubert et al., 2021, eq. 5 and 6): from one loss to another in training.
 
     Args:
         first: the loss that the second one replaces; dice in the paper.
@@ -653,9 +623,7 @@ class Ramp(Loss):
         self.begin = begin
         self.end = end
 
-    def forward(
-        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
-    ) -> Tensor:
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         share = self.share_of_second(progress)
         first_B: Tensor = self.first(logits_BC, target_B, progress)
         second_B: Tensor = self.second(logits_BC, target_B, progress)

@@ -28,3 +28,6 @@ class Progress:
     @property
     def num_epochs(self) -> int:
         return self.total_steps // self.steps_per_epoch
+
+
+START = Progress()  # where a loss stands that is called as a plain criterion

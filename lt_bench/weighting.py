@@ -12,7 +12,7 @@ from lt_bench.class_vectors import effective_number_weight, inverse_frequency_we
 from lt_bench.config import Fraction, ObjectiveConfig, Table, build
 from lt_bench.errors import ConfigError
 from lt_bench.losses import LOSSES, Beta, Loss
-from lt_bench.progress import Progress
+from lt_bench.progress import START, Progress
 from lt_bench.runtime import sum_over_ranks, world_size
 
 Estimate = Literal["decayed_counts", "official_batch", "official_ema", "paper_batch", "present_ema"]
@@ -54,9 +54,7 @@ class Objective(nn.Module):
         self.reduction = reduction
         self.ignore_index = ignore_index
 
-    def forward(
-        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
-    ) -> Tensor:
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         with torch.autocast(logits_BC.device.type, enabled=False):
             logits_BC, target_B = self._elements(logits_BC, target_B)
             weight_B = self.weighting(logits_BC, target_B, progress).index_select(0, target_B)
@@ -112,9 +110,7 @@ class Uniform(Weighting):
         super().__init__()
         self.register_buffer("weight_C", torch.ones(len(class_counts)))
 
-    def forward(
-        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
-    ) -> Tensor:
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         return self.weight_C
 
 
@@ -126,14 +122,15 @@ class InverseFrequency(Weighting):
         weight_C = inverse_frequency_weight(class_counts)
         self.register_buffer("weight_C", weight_C.to(torch.get_default_dtype()))
 
-    def forward(
-        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
-    ) -> Tensor:
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         return self.weight_C
 
 
 class EffectiveNumber(Weighting):
-    """Class-balanced weights (Cui et al., 2019, eq. 4): 1 / effective number, scaled to sum to C.
+    """Class-balanced weights (Cui et al., 2019): 1 / effective number, scaled to sum to C.
+
+    The authors' code divides by the batch size ("mean"); torch re-implementations of it, LDAM-DRW's
+    among them, by the sum of the picked weights ("weighted_mean").
 
     Args:
         start: fraction of training before which every weight is 1; 0.8 is the deferred
@@ -146,9 +143,7 @@ class EffectiveNumber(Weighting):
         weight_C = effective_number_weight(class_counts, beta)
         self.register_buffer("weight_C", weight_C.to(torch.get_default_dtype()))
 
-    def forward(
-        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
-    ) -> Tensor:
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         on = 1.0 * (progress.fraction >= self.start)
         return (1 - on) + on * self.weight_C
 
@@ -211,9 +206,7 @@ class Recall(Weighting):
         self.register_buffer("is_seen_C", torch.zeros(num_classes, dtype=torch.bool))
 
     @torch.no_grad()
-    def forward(
-        self, logits_BC: Tensor, target_B: Tensor, progress: Progress = Progress()
-    ) -> Tensor:
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         if self.training:
             count_C, false_negatives_C = self._count(logits_BC, target_B)
             self.weight_C.copy_(self._weight(count_C, false_negatives_C))

@@ -432,7 +432,10 @@ def _lade_regulariser(case: Case) -> Results:
 def _label_aware_smoothing(case: Case) -> Results:
     given = case["hparams"]
     loss = losses.LabelAwareSmoothing(
-        _counts(case), head=given["smooth_head"], tail=given["smooth_tail"], shape=given["shape"]
+        _counts(case),
+        at_max=given["smooth_head"],
+        at_min=given["smooth_tail"],
+        shape=given["shape"],
     )
     return _objective(case, loss)
 

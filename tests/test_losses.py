@@ -229,9 +229,9 @@ def vector_scaling(row, label, counts, gamma=0.3, tau=1.0):
     return cross_entropy(scaled, label, counts)
 
 
-def label_aware_smoothing(row, label, counts, head=0.4, tail=0.1):
+def label_aware_smoothing(row, label, counts, at_max=0.4, at_min=0.1):
     position = (counts[label] - min(counts)) / (max(counts) - min(counts))
-    eps = tail + (head - tail) * math.sin(math.pi / 2 * position)
+    eps = at_min + (at_max - at_min) * math.sin(math.pi / 2 * position)
     surprise = [-math.log(p) for p in softmax(row)]
     return (1 - eps) * surprise[label] + eps * sum(surprise) / len(row)
 
@@ -281,7 +281,7 @@ BY_HAND = [
     ("vs", {}, vector_scaling),
     ("vs", {"gamma": 0.15, "tau": 0.5}, vector_scaling),
     ("label_aware_smoothing", {}, label_aware_smoothing),
-    ("label_aware_smoothing", {"head": 0.3, "tail": 0.0}, label_aware_smoothing),
+    ("label_aware_smoothing", {"at_max": 0.3, "at_min": 0.0}, label_aware_smoothing),
     ("sigmoid_ce", {}, sigmoid_ce),
     ("sigmoid_focal", {}, sigmoid_focal),
     ("sigmoid_focal", {"gamma": 0.5}, sigmoid_focal),
@@ -537,7 +537,7 @@ def test_seesaw_counts_in_training_only():
     assert torch.equal(loss.count_C, expected)
 
 
-def test_smoothing_of_balanced_counts_is_the_tails():
+def test_smoothing_of_balanced_counts_is_the_least():
     loss = made("label_aware_smoothing", torch.tensor([9, 9, 9]))
     assert loss.smoothing_C.tolist() == pytest.approx([0.1] * 3)
 
