@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -408,6 +409,28 @@ def test_max_pooling_over_all_samples_is_the_mean():
 
 
 # --- what is particular about single losses
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", BATCHES)
+def test_cross_entropy_is_torchs(kind, dtype):
+    given, target = batch(kind)
+    results = []
+    for function in (losses.cross_entropy, partial(F.cross_entropy, reduction="none")):
+        logits = given.to(dtype, copy=True).requires_grad_()
+        value = function(logits, target)
+        (value * torch.arange(1.0, len(value) + 1)).sum().backward(retain_graph=True)
+        value.sum().backward()  # once more through the same graph
+        results.append((value.detach(), logits.grad))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_cross_entropy_of_a_class_shut_out():
+    logits = torch.tensor([[0.0, -torch.inf, 0.0]], requires_grad=True)
+    value = losses.cross_entropy(logits, torch.tensor([0]))
+    value.backward()
+    assert value.item() == pytest.approx(math.log(2))
+    assert logits.grad[0].tolist() == [-0.5, 0, 0.5]
 
 
 def test_unset_tail_ratio_is_five_percent():
