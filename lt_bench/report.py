@@ -1,10 +1,14 @@
-"""Records -> data frames -> tables: Markdown and CSV, rebuilt from records alone, without torch."""
+"""Records -> data frames -> tables, rebuilt from records alone, without torch."""
 
+import functools
 import inspect
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from lt_bench import metrics
@@ -13,6 +17,7 @@ from lt_bench.config import (
     Positive,
     Reader,
     RunConfig,
+    Spec,
     Table,
     bind,
     load,
@@ -22,21 +27,24 @@ from lt_bench.config import (
 )
 from lt_bench.errors import ConfigError
 from lt_bench.files import write_text_whole
+from lt_bench.metrics import FloatArray
 from lt_bench.record import Number, Record, read_all, record_path
+from lt_bench.render import render_csv, render_latex, render_markdown
 from lt_bench.tables import (
+    HEADLINE,
     Column,
     Filled,
     Row,
     TableConfig,
+    compared,
     frame,
     marked,
     method_name,
-    render_csv,
-    render_markdown,
 )
 
 RUN_COLUMNS = ["run_id", "recipe", "overlay", "digest", "seed", "dataset", "commit", "dirty"]
 RUN_COLUMNS += ["device", "precision", "seconds", "parent", "record"]
+SUFFIXES = (".md", ".csv", ".tex")
 
 
 def table_config(name: str) -> TableConfig:
@@ -48,9 +56,11 @@ def table_config(name: str) -> TableConfig:
     _, tree = read_toml("table", name, ROOT / "configs" / "tables")
     reader = Reader({"report": REPORTS})
     settings = reader.settings(TableConfig, tree, place="")
-    seeded = [o for o in settings.get("overrides") or () if o.split("=")[0].strip() == "seed"]
     problems = reader.problems + [
-        f"overrides: {o!r} has no effect; write it in seeds" for o in seeded
+        f"{place}: {o!r} has no effect; write it in seeds"
+        for place in ("overrides", "vary")
+        for o in settings.get(place) or ()
+        if o.split("=")[0].strip() == "seed"
     ]
     if problems:
         raise ConfigError(f"table {Path(name).stem}: {problem}" for problem in problems)
@@ -72,25 +82,35 @@ def missing(name: str, results: Path) -> list[RunConfig]:
     return [run for run in cells(name) if not record_path(results, run.run_id).exists()]
 
 
-def fill(name: str, records: Sequence[Record]) -> Filled:
-    """Put the records in their cells, and mark rows that do not compare with their neighbours."""
+def fill(name: str, records: Sequence[Record], also: Spec | None = None) -> Filled:
+    """Put the records in their cells, mark rows that do not compare, and compare the others.
+
+    Args:
+        also: another report of the same runs than the table's first.
+    """
     config = table_config(name)
+    if also:
+        config = replace(config, report=also)
     configs = _configs(name, config)
     by_run = {record.run_id: record for record in records}
     wanted = _in_order(configs, config.seeds)
     runs = runs_frame([by_run[run.run_id] for run in wanted if run.run_id in by_run])
     scores = bind("report", config.report, REPORTS)(runs)
+    columns = {
+        name: COLUMNS.get(name, Column(name.replace("_", " "), factor=100))
+        for name in map(str, scores.columns)
+    }
+    weights = None
+    if config.report.name in CLASS_WEIGHTS:
+        weights = functools.partial(CLASS_WEIGHTS[config.report.name], **config.report.options)
     return Filled(
-        name=Path(name).stem,
+        name=Path(name).stem + (f"-{also.name}" if also else ""),
         config=config,
         caption=(inspect.getdoc(REPORTS[config.report.name]) or "").partition("\n")[0],
-        columns={
-            name: COLUMNS.get(name, Column(name.replace("_", " "), factor=100))
-            for name in map(str, scores.columns)
-        },
+        columns=columns,
         rows={
-            recipe: marked(_rows(listed, config.seeds, by_run, scores), recipe)
-            for recipe, listed in configs.items()
+            section: compared(marked(_rows(listed, config.seeds, by_run, scores)), columns, weights)
+            for section, listed in configs.items()
         },
         missing=tuple(run for run in wanted if run.run_id not in by_run),
     )
@@ -125,11 +145,17 @@ def table_frame(name: str, results: Path) -> pd.DataFrame:
 
 
 def write_table(name: str, results: Path) -> str:
-    """Write results/tables/NAME.md and .csv and return the Markdown."""
-    texts = _texts(fill(name, read_all(results)), results)
-    for path, text in texts.items():
-        write_text_whole(path, text)
-    return next(iter(texts.values()))
+    """Write results/tables/NAME.md, .csv and .tex and return the Markdown."""
+    records = read_all(results)
+    for table in (tables := all_reports(name, records)):
+        for path, text in _texts(table, results).items():
+            write_text_whole(path, text)
+    return render_markdown(tables[0])
+
+
+def all_reports(name: str, records: Sequence[Record]) -> list[Filled]:
+    """A table, and the further reports of its runs."""
+    return [fill(name, records, also) for also in (None, *table_config(name).also)]
 
 
 def report(results: Path) -> list[Path]:
@@ -149,7 +175,7 @@ def check(results: Path) -> list[str]:
         for table in filled_tables(results)
         for path, text in _texts(table, results).items()
     }
-    there = {path for path in (results / "tables").glob("*") if path.suffix in (".md", ".csv")}
+    there = {path for path in (results / "tables").glob("*") if path.suffix in SUFFIXES}
     remedy = f"run python run.py report --results {results}"
     drifted = []
     for path in sorted(wanted.keys() | there):
@@ -166,9 +192,9 @@ def filled_tables(results: Path) -> Iterator[Filled]:
     """The tables of configs/tables that have at least one record."""
     records = read_all(results)
     for name in names("configs/tables") if records else ():
-        table = fill(name, records)
-        if any(row.records for rows in table.rows.values() for row in rows):
-            yield table
+        first, *others = all_reports(name, records)
+        if any(row.records for rows in first.rows.values() for row in rows):
+            yield from (first, *others)
 
 
 def shots(
@@ -179,9 +205,23 @@ def shots(
     def scores(record: Record) -> dict[str, float | None]:
         tally, counts = record.test.tally, record.data.class_counts
         groups = metrics.shot_accuracy(tally, counts, many=many, few=few)
-        return {**groups, "all": metrics.top1(tally)}
+        return {**groups, HEADLINE: metrics.top1(tally)}
 
-    return _each(runs, scores, [*metrics.SHOT_GROUPS, "all"])
+    return _each(runs, scores, [*metrics.SHOT_GROUPS, HEADLINE])
+
+
+def shot_weights(
+    record: Record, *, many: Number = metrics.MANY, few: Number = metrics.FEW
+) -> dict[str, FloatArray]:
+    """The scores of `shots` as weighted means of class accuracies."""
+    total = np.array(record.test.total, dtype=float)
+    weights = {HEADLINE: total / total.sum()}
+    groups = metrics.shot_groups(record.data.class_counts, many=many, few=few)
+    for name, labels in groups.items():
+        is_member = np.isin(np.arange(len(total)), labels) & (total > 0)
+        if is_member.any():
+            weights[name] = is_member / is_member.sum()
+    return weights
 
 
 def spread(runs: pd.DataFrame) -> pd.DataFrame:
@@ -273,13 +313,15 @@ def _each(
 
 
 def _configs(name: str, config: TableConfig) -> dict[str, list[RunConfig]]:
-    """The rows of each recipe, at the first seed."""
+    """The rows of each section, at the first seed."""
     problems: dict[str, None] = {}
-    rows: dict[str, list[RunConfig]] = {recipe: [] for recipe in config.recipes}
-    for recipe in config.recipes:
+    rows: dict[str, list[RunConfig]] = {}
+    for recipe, varied in itertools.product(config.recipes, config.vary or ("",)):
+        overrides = (*config.overrides, *([varied] if varied else []))
+        listed = rows.setdefault(f"{recipe} {varied}".strip(), [])
         for method in config.methods:
             try:
-                rows[recipe].append(load(recipe, method, config.overrides))
+                listed.append(load(recipe, method, overrides))
             except ConfigError as error:
                 problems |= dict.fromkeys(error.problems)
     if problems:
@@ -331,6 +373,7 @@ def _texts(table: Filled, results: Path) -> dict[Path, str]:
     return {
         stem.with_suffix(".md"): render_markdown(table),
         stem.with_suffix(".csv"): render_csv(table),
+        stem.with_suffix(".tex"): render_latex(table),
     }
 
 
@@ -355,6 +398,9 @@ COLUMNS: Mapping[str, Column] = {
     "parameters": Column("parameters (M)", factor=1e-6, decimals=2, best=None),
     "peak_memory": Column("peak memory (MiB)", factor=2**-20, decimals=0, best=None),
 }
+
+# the reports whose differences also get an interval over test images
+CLASS_WEIGHTS: Mapping[str, Callable[..., Mapping[str, FloatArray]]] = {"shots": shot_weights}
 
 REPORTS: Table = {
     "shots": shots,

@@ -1,21 +1,30 @@
-"""Tables of results: rows and their marks, printed as Markdown and CSV."""
+"""Tables of results: rows, their marks, and their paired differences to the first."""
 
 import json
-import shlex
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 
-from lt_bench import metrics
 from lt_bench.config import Part, Range, RunConfig, Spec, gather
+from lt_bench.intervals import (
+    Difference,
+    percentile_interval,
+    resampled_class_gains,
+    t_interval,
+)
+from lt_bench.metrics import FloatArray, IntArray
 from lt_bench.record import Record
 
 NO_VALUE = "–"
+HEADLINE = "all"  # the score that whole tables are summed up by
+
+# For scores that are weighted means of class accuracies: the weight of each class, by score.
+ClassWeights = Callable[[Record], Mapping[str, FloatArray]]
 
 DATASETS_IN_PROSE = {
     "digits_lt": "Digits-LT",
@@ -66,14 +75,20 @@ class _Listed:
 
 @dataclass(frozen=True)
 class TableConfig:
-    """configs/tables/NAME.toml: recipes x methods x seeds, and which report to make of them."""
+    """configs/tables/NAME.toml: recipes x methods x seeds, and which report to make of them.
+
+    `vary` lists overrides: each recipe then has a section with each of them. `also` lists further
+    reports of the same runs, each a table of its own.
+    """
 
     title: str
     recipes: Annotated[tuple[str, ...], _Listed()]
     methods: Annotated[tuple[str, ...], _Listed()]
     seeds: Annotated[tuple[Annotated[int, Range(low=0, high=2**31 - 1)], ...], _Listed()]
     overrides: tuple[str, ...] = ()
+    vary: Annotated[tuple[str, ...], _Listed()] = ()
     report: Annotated[Spec, Part("report")] = Spec("shots")
+    also: tuple[Annotated[Spec, Part("report")], ...] = ()
     note: str = ""
 
 
@@ -101,6 +116,7 @@ class Row:
     scores: pd.DataFrame
     num_seeds: int
     marks: tuple[str, ...] = ()
+    differences: Mapping[str, Difference] = field(default_factory=dict)  # by column, to the first
 
     def values(self, column: str) -> list[float]:
         """A column's scores over the seeds that have one."""
@@ -109,7 +125,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Filled:
-    """A table with what the records say: rows by recipe, in the order of its file."""
+    """A table with what the records say.
+
+    `rows` by section, in the order of the table's file: a recipe, and the override it varies.
+    """
 
     name: str
     config: TableConfig
@@ -154,18 +173,18 @@ def _objective_name(loss: Spec, weighting: Spec) -> str:
     return f"{deferred}{weighting_name}" + ("" if loss.name == "ce" else f" {loss_name}")
 
 
-def marked(rows: Sequence[Row], recipe: str) -> list[Row]:
+def marked(rows: Sequence[Row]) -> list[Row]:
     """The rows, each with what keeps it from being compared with the others."""
     records = [record for row in rows for record in row.records]
     data = Counter(map(_data_identity, records))
     precision = Counter(map(_precision, records))
     return [
-        replace(row, marks=tuple(_marks(row, recipe, data, precision)) if row.records else ())
+        replace(row, marks=tuple(_marks(row, data, precision)) if row.records else ())
         for row in rows
     ]
 
 
-def _marks(row: Row, recipe: str, data: Counter[str], precision: Counter[str]) -> Iterator[str]:
+def _marks(row: Row, data: Counter[str], precision: Counter[str]) -> Iterator[str]:
     dirty = [record.environment.get("dirty") for record in row.records]
     if True in dirty:
         yield "made with uncommitted changes to the code"
@@ -179,9 +198,22 @@ def _marks(row: Row, recipe: str, data: Counter[str], precision: Counter[str]) -
         yield f"precision {' and '.join(sorted(used))}; most runs here have {usual}"
     if len(row.records) < row.num_seeds:
         yield f"{len(row.records)} of {row.num_seeds} seeds"
-    full = gather(recipe.split(":")[0], row.config.overlay).tree.get("optim", {}).get("epochs", 0)
-    if row.config.optim.epochs < full:
-        yield f"short recipe: {row.config.optim.epochs} epochs, the full one has {full}"
+    if short := shortened(row.config):
+        yield f"short recipe: {short.optim.epochs} epochs, the full one has {_full_epochs(short)}"
+
+
+def shortened(config: RunConfig) -> RunConfig | None:
+    """The run with fewer epochs than its recipe in full: this one, or one it starts from."""
+    while config.optim.epochs >= _full_epochs(config):
+        if config.parent is None:
+            return None
+        config = config.parent
+    return config
+
+
+def _full_epochs(config: RunConfig) -> int:
+    said = gather(config.recipe.split(":")[0], config.overlay).tree
+    return int(said.get("optim", {}).get("epochs", 0))
 
 
 def _data_identity(record: Record) -> str:
@@ -192,153 +224,121 @@ def _precision(record: Record) -> str:
     return str(record.environment.get("precision"))
 
 
+def compared(
+    rows: Sequence[Row], columns: Mapping[str, Column], class_weights: ClassWeights | None
+) -> list[Row]:
+    """The rows, each but the first with its paired differences to the first."""
+    first, *others = rows
+    return [
+        first,
+        *(
+            replace(row, differences=_differences(row, first, columns, class_weights))
+            for row in others
+        ),
+    ]
+
+
+def _differences(
+    row: Row, first: Row, columns: Mapping[str, Column], class_weights: ClassWeights | None
+) -> dict[str, Difference]:
+    ours, theirs = _by_seed(row), _by_seed(first)
+    seeds = [seed for seed in ours if seed in theirs]
+    gains_BC = _resampled([(ours[seed][0], theirs[seed][0]) for seed in seeds])
+    weights = class_weights(row.records[0]) if class_weights and gains_BC is not None else {}
+    found = {}
+    for name, column in columns.items():
+        pairs = [(ours[seed][1][name], theirs[seed][1][name]) for seed in seeds]
+        gaps = [float(mine - other) for mine, other in pairs if not np.isnan(mine - other)]
+        if not gaps or column.best is None:
+            continue
+        over_images = None
+        if gains_BC is not None and name in weights:
+            over_images = percentile_interval(gains_BC, weights[name])
+        found[name] = Difference(statistics.fmean(gaps), len(gaps), t_interval(gaps), over_images)
+    return found
+
+
+def _by_seed(row: Row) -> dict[int, tuple[Record, Mapping[str, float]]]:
+    columns = [str(name) for name in row.scores]
+    lines = [dict(zip(columns, map(float, line), strict=True)) for line in row.scores.to_numpy()]
+    return {record.seed: (record, line) for record, line in zip(row.records, lines, strict=True)}
+
+
+def _resampled(pairs: Sequence[tuple[Record, Record]]) -> FloatArray | None:
+    """Class gains over resampled test images; None where the images cannot be told apart."""
+    gains = []
+    for ours, theirs in pairs:
+        mine, other = _is_right(ours), _is_right(theirs)
+        if mine is None or other is None:
+            return None
+        if ours.data.identity.get("test") != theirs.data.identity.get("test"):
+            return None
+        gains.append(mine.astype(float) - other)
+    if not gains or len({gain.shape for gain in gains}) > 1:
+        return None
+    total = pairs[0][0].test.total
+    return resampled_class_gains(np.mean(gains, axis=0), _labels(total), len(total))
+
+
+def _is_right(record: Record) -> IntArray | None:
+    """Whether each test image was predicted right; None where the list is not sorted by class."""
+    labels, predicted = _labels(record.test.total), record.test.predictions()
+    hits = np.bincount(labels[labels == predicted], minlength=len(record.test.total))
+    is_sorted = np.array_equal(hits, record.test.correct)
+    return (labels == predicted).astype(np.int64) if is_sorted else None
+
+
+def _labels(total: Sequence[int]) -> IntArray:
+    return np.repeat(np.arange(len(total)), total)
+
+
+def is_bold(rows: Sequence[Row], name: str, column: Column) -> list[bool]:
+    """Which means to set in bold: the best as printed, so that equals are marked alike.
+
+    Where there are intervals, only if that of its difference to the first row excludes zero; the
+    first row itself, if that of the next best does.
+    """
+    means = [statistics.fmean(values) if (values := row.values(name)) else None for row in rows]
+    known = [mean for mean in means if mean is not None]
+    if column.best is None or len(known) < 2:
+        return [False] * len(rows)
+    best = column.printed(column.best(known))
+    is_best = [mean is not None and column.printed(mean) == best for mean in means]
+    gaps = [row.differences.get(name) for row in rows]
+    if not any(gap and (gap.over_seeds or gap.over_images) for gap in gaps):
+        return is_best
+    is_clear = [gap is not None and gap.is_clear for gap in gaps]
+    rest = [mean for mean, top in zip(means, is_best, strict=True) if mean is not None and not top]
+    is_clear[0] = bool(rest) and is_clear[means.index(column.best(rest))]
+    return [top and clear for top, clear in zip(is_best, is_clear, strict=True)]
+
+
 def frame(table: Filled) -> pd.DataFrame:
-    """A row per method: mean, sd (n - 1) and n of each column, and the row's marks."""
+    """A row per method: mean, sd (n - 1) and n of each column, its differences, and its marks."""
     lines = []
-    for recipe, rows in table.rows.items():
+    for section, rows in table.rows.items():
         for row in rows:
-            line: dict[str, Any] = {"recipe": recipe, "method": row.config.overlay}
+            line: dict[str, Any] = {"section": section, "method": row.config.overlay}
             line |= {"name": row.name, "n": len(row.records)}
             for column in table.columns:
                 values = row.values(column)
                 line[f"{column}_mean"] = statistics.fmean(values) if values else None
                 line[f"{column}_sd"] = statistics.stdev(values) if len(values) > 1 else None
                 line[f"{column}_n"] = len(values)
+            for column in table.columns:
+                line |= _difference_cells(column, row.differences.get(column))
             lines.append(line | {"marks": "; ".join(row.marks)})
-    return pd.DataFrame(lines)
+    whole = pd.DataFrame(lines)
+    empty = [name for name in map(str, whole) if "_gain" in name and whole[name].isna().all()]
+    return whole.drop(columns=empty)
 
 
-def render_csv(table: Filled) -> str:
-    # 12 digits: more than was measured, and the same on every machine
-    text: str = frame(table).to_csv(index=False, float_format="%.12g", lineterminator="\n")
-    return text
-
-
-def render_markdown(table: Filled) -> str:
-    """What was run, a grid per recipe, its marks explained, and what makes the missing cells."""
-    config = table.config
-    parts = [f"# {config.title}"]
-    if config.note:
-        parts.append(config.note)
-    if config.overrides:
-        parts.append("Every run with " + ", ".join(f"`{o}`" for o in config.overrides) + ".")
-    for recipe, rows in table.rows.items():
-        parts += _section(table, recipe, rows)
-    commands = _commands(table.missing)
-    if commands:
-        made_by = f"Missing, made by `python run.py table {table.name}` or by:"
-        parts += [made_by, "\n".join(["```", *commands, "```"])]
-    return "\n\n".join(parts) + "\n"
-
-
-def _section(table: Filled, recipe: str, rows: Sequence[Row]) -> list[str]:
-    """Heading, facts, grid and footnotes of one recipe."""
-    # what all rows share does not tell them apart: it stands above them, once
-    first, *others = [row.marks for row in rows if row.records] or [()]
-    shared = [mark for mark in first if others and all(mark in marks for marks in others)]
-    letters: dict[str, str] = {}
-    for mark in (mark for row in rows for mark in row.marks if mark not in shared):
-        letters.setdefault(mark, f"[{chr(ord('a') + len(letters))}]")
-    parts = [
-        f"## {dataset_name(rows[0].config)}, recipe `{recipe}`",
-        _facts(table, rows),
-        *([f"All rows: {'; '.join(shared)}."] if shared else []),
-        _grid(table.columns, rows, letters),
-    ]
-    if letters:
-        parts.append("\n".join(f"- {letter} {mark}." for mark, letter in letters.items()))
-    return parts
-
-
-def _facts(table: Filled, rows: Sequence[Row]) -> str:
-    """What was trained, tested and counted, and on what machine."""
-    config = rows[0].config
-    records = [record for row in rows for record in row.records]
-    lines = [
-        f"{backbone_name(config.backbone)}, {config.optim.epochs} epochs, the last one reported; "
-        f"batch {config.optim.batch_size}, learning rate {config.optim.lr:g}."
-    ]
-    if records:
-        data = records[0].data
-        lines[0] += f" {data.totals['train']:,} training images, {data.totals['test']:,} in the "
-        lines[0] += "test split."
-        if set(metrics.SHOT_GROUPS) <= set(table.columns):
-            lines.append(_shot_groups(data.class_counts, **table.config.report.options))
-        machines = sorted({f"{_machine(record)}, {_precision(record)}" for record in records})
-        lines.append(f"Ran on {'; '.join(machines)}.")
-    columns = table.columns.values()
-    unit = "In %, mean" if all(column.factor == 100 for column in columns) else "Mean"
-    lines.append(
-        f"{table.caption} {unit} ± standard deviation (n - 1) over n seeds; the best mean is bold."
-    )
-    lines += [f"{column.header}: {column.about}." for column in columns if column.about]
-    return "\n".join(lines)
-
-
-def _shot_groups(
-    class_counts: Sequence[int], *, many: int = metrics.MANY, few: int = metrics.FEW
-) -> str:
-    sizes = {
-        name: f"{len(labels)} class{'' if len(labels) == 1 else 'es'}"
-        for name, labels in metrics.shot_groups(class_counts, many=many, few=few).items()
-    }
-    return (
-        f"Groups by training images per class: many: more than {many} ({sizes['many']}); "
-        f"medium: {few} to {many} ({sizes['medium']}); few: fewer than {few} ({sizes['few']})."
-    )
-
-
-def _machine(record: Record) -> str:
-    device = str(record.environment.get("device"))
-    cpu = record.environment.get("cpu")
-    return _cell(f"{cpu} ({device})" if device.startswith("cpu") and cpu else device)
-
-
-def _grid(columns: Mapping[str, Column], rows: Sequence[Row], letters: Mapping[str, str]) -> str:
-    """A Markdown table, padded so that it reads as plain text too."""
-    best = {name: _best(name, column, rows) for name, column in columns.items()}
-    grid = [["method", *(column.header for column in columns.values()), "n"]]
-    for row in rows:
-        marks = "".join(f" {letters[mark]}" for mark in row.marks if mark in letters)
-        cells = [_score(row, name, column, best[name]) for name, column in columns.items()]
-        grid.append([_cell(row.name) + marks, *cells, str(len(row.records))])
-    widths = [max(3, *map(len, texts)) for texts in zip(*grid, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = []
-    for first, *others in (grid[0], rule, *grid[1:]):
-        padded = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
-        lines.append(" | ".join(["| " + first.ljust(widths[0]), *padded]) + " |")
-    return "\n".join(lines)
-
-
-def _score(row: Row, name: str, column: Column, best: str | None) -> str:
-    values = row.values(name)
-    if not row.records:
-        return "missing"
-    if not values:
-        return NO_VALUE
-    mean = column.printed(statistics.fmean(values))
-    sd = column.printed(statistics.stdev(values)) if len(values) > 1 else NO_VALUE
-    return f"**{mean}** ± {sd}" if mean == best else f"{mean} ± {sd}"
-
-
-def _best(name: str, column: Column, rows: Sequence[Row]) -> str | None:
-    """The best mean of a column as printed, so that equals are marked alike."""
-    means = [statistics.fmean(row.values(name)) for row in rows if row.values(name)]
-    return column.printed(column.best(means)) if column.best and len(means) > 1 else None
-
-
-def _commands(runs: Sequence[RunConfig]) -> list[str]:
-    """A command per row of missing runs, in the order to run them."""
-    seeds: dict[tuple[str, ...], list[str]] = {}
-    for run in runs:
-        seeds.setdefault((run.recipe, run.overlay, *run.overrides), []).append(str(run.seed))
-    return [
-        shlex.join(["python", "run.py", "train", *words, "--seeds", *listed])
-        for words, listed in seeds.items()
-    ]
-
-
-def _cell(text: str) -> str:
-    """A name as Markdown text: what it holds cannot end a cell or open a tag."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+def _difference_cells(column: str, difference: Difference | None) -> dict[str, float | None]:
+    cells: dict[str, float | None] = {f"{column}_gain": difference.mean if difference else None}
+    for kind in ("seeds", "images"):
+        interval = getattr(difference, f"over_{kind}", None)
+        for end in ("low", "high"):
+            # 6 decimals: what a resampled interval means, and the same on every machine
+            value = round(getattr(interval, end), 6) + 0.0 if interval else None  # no -0
+            cells[f"{column}_gain_{kind}_{end}"] = value
+    return cells

@@ -8,12 +8,12 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lt_bench"
 FLOORS = {
     **dict.fromkeys(["progress", "metrics", "errors"], 0),
-    **dict.fromkeys(["config", "runtime", "class_vectors", "files"], 1),
+    **dict.fromkeys(["config", "runtime", "class_vectors", "files", "intervals"], 1),
     **dict.fromkeys(["losses", "samplers", "optim", "models", "data", "record"], 2),
     **dict.fromkeys(["weighting", "tables"], 3),
-    **dict.fromkeys(["methods", "report"], 4),
-    **dict.fromkeys(["train", "evaluate", "figures"], 5),
-    **dict.fromkeys(["experiment", "bench", "page"], 6),
+    **dict.fromkeys(["methods", "render"], 4),
+    **dict.fromkeys(["train", "evaluate", "report"], 5),
+    **dict.fromkeys(["experiment", "bench", "figures", "published", "page"], 6),
     "cli": 7,
 }
 # packages whose own modules may import one another, one way

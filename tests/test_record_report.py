@@ -82,8 +82,9 @@ def fill_with(results, name="table", **options):
 
 
 def rows(markdown):
-    """The cells of a Markdown table, by the first of each line."""
-    lines = [line.strip("| ").split(" | ") for line in markdown.splitlines() if line[:2] == "| "]
+    """The cells of the Markdown tables above the differences, by the first of each line."""
+    text = markdown.partition("\nDifference")[0]
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line[:2] == "| "]
     return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
 
 
@@ -346,30 +347,77 @@ def test_the_grid_of_a_full_table(checkout, results):
     assert grid["method"] == ["many", "medium", "few", "all", "n"]
     sd = statistics.stdev([20.0, 30.0])
     assert grid["CE"] == [
-        "**90.0** ± 0.0",
-        "**65.0** ± 0.0",
-        f"**25.0** ± {sd:.1f}",
-        "**61.3** ± 1.8",
+        "90.0 ± 0.0",
+        "65.0 ± 0.0",
+        f"25.0 ± {sd:.1f}",
+        "61.3 ± 1.8",
         "2",
     ]
-    assert grid["mine"] == grid["CE"]  # equal means are marked alike
 
 
-def test_only_the_best_mean_is_bold(checkout, results):
+def test_only_a_best_mean_that_is_clear_of_the_first_row_is_bold(checkout, results):
+    fill_with(results)
+    for run in report.cells("table"):
+        if run.overlay == "cb":  # 6 and 7 more of the last class in both seeds
+            write(make_record(run, correct=(9, 8, 5, 8 + 2 * run.seed)), results)
+    grid = rows(report.write_table("table", results))
+    assert grid["CB"][2] == f"**90.0** ± {statistics.stdev([80, 100]):.1f}"
+    assert grid["CE"][2].startswith("25.0")
+    assert grid["CB"][0] == "90.0 ± 0.0"  # as good as the first: nothing to mark
+
+
+def test_a_best_mean_within_its_interval_is_not_bold(checkout, results):
     fill_with(results)
     run = report.cells("table")[2]
     assert run.overlay == "cb"
-    write(make_record(run, correct=(9, 8, 5, 9)), results)
+    write(make_record(run, correct=(9, 8, 5, 9)), results)  # 70 more in one seed, 0 in the other
+    grid, _, gains = report.write_table("table", results).partition("Difference")
+    assert rows(grid)["CB"][2] == f"60.0 ± {statistics.stdev([90, 30]):.1f}"
+    half = 12.7062 * statistics.stdev([70, 0]) / 2**0.5
+    assert rows(gains)["CB"][2] == f"+35.0 [{35 - half:.1f}, +{35 + half:.1f}]"
+
+
+def test_the_first_row_is_bold_where_the_next_best_is_clearly_worse(checkout, results):
+    fill_with(results, correct=(9, 8, 5, 2))
+    for run in report.cells("table"):
+        if run.overlay == "ce":
+            write(make_record(run, correct=(9, 8, 5, 10)), results)
     grid = rows(report.write_table("table", results))
-    assert grid["CB"][2] == f"**60.0** ± {statistics.stdev([90, 30]):.1f}"
-    assert grid["CE"][2].startswith("25.0")
-    assert grid["CB"][0].startswith("**90.0**")
+    assert [cell.startswith("**") for cell in grid["CE"]] == [False, False, True, True, False]
+    assert not any(cell.startswith("**") for cell in grid["mine"])
+
+
+def test_one_seed_is_compared_over_test_images(checkout, results):
+    (checkout / "table.toml").write_text(TABLE.replace("[0, 1]", "[0]"))
+    fill_with(results)
+    write(make_record(report.cells("table")[1], correct=(9, 8, 5, 9)), results)
+    text, _, gains = report.write_table("table", results).partition("Difference")
+    assert "over test images (bootstrap within classes):" in gains
+    assert rows(gains)["CB"][2].startswith("+70.0 [+40.0, +")
+    assert rows(gains)["CB"][0] == "0.0 [0.0, 0.0]"
+    assert rows(text)["CB"][2] == "**90.0** ± –"
+
+
+def test_images_that_cannot_be_told_apart_have_no_interval(checkout, results):
+    (checkout / "table.toml").write_text(TABLE.replace("[0, 1]", "[0]"))
+    fill_with(results)
+    run = report.cells("table")[1]
+    one = make_record(run, correct=(9, 8, 5, 9))
+    shuffled = encode_labels(one.test.predictions()[::-1].copy())
+    write(changed(one, labels_predicted=shuffled), results)
+    text = report.write_table("table", results)
+    assert "CB" in rows(text)
+    assert rows(text.partition("Difference")[2])["CB"][2] == "+70.0"
+    other = replace(one, data=replace(one.data, identity={"test": "4" * 64}))
+    write(other, results)
+    text = report.write_table("table", results)
+    assert rows(text.partition("Difference")[2])["CB"][2] == "+70.0"
 
 
 def test_one_seed_has_no_deviation(checkout, results):
     (checkout / "table.toml").write_text(TABLE.replace("[0, 1]", "[0]"))
     fill_with(results)
-    assert rows(report.write_table("table", results))["CE"][2] == "**20.0** ± –"
+    assert rows(report.write_table("table", results))["CE"][2] == "20.0 ± –"
 
 
 def test_an_empty_group_is_a_dash(checkout, results):
@@ -388,7 +436,7 @@ def test_class_counts_of_exactly_20_and_100_are_medium(checkout, results):
         "many: more than 100 (1 class); medium: 20 to 100 (2 classes); "
         "few: fewer than 20 (1 class)." in text
     )
-    assert rows(text)["CE"][:3] == ["**90.0** ± 0.0", "**65.0** ± 0.0", "**25.0** ± 7.1"]
+    assert rows(text)["CE"][:3] == ["90.0 ± 0.0", "65.0 ± 0.0", "25.0 ± 7.1"]
 
 
 def test_thresholds_are_options_of_the_report(checkout, results):
@@ -397,7 +445,7 @@ def test_thresholds_are_options_of_the_report(checkout, results):
     fill_with(results, class_counts=(101, 100, 20, 19))
     text = report.write_table("table", results)
     assert "many: more than 99 (2 classes); medium: 21 to 99 (0 classes)" in text
-    assert rows(text)["CE"][:2] == ["**85.0** ± 0.0", "–"]
+    assert rows(text)["CE"][:2] == ["85.0 ± 0.0", "–"]
 
 
 def test_a_missing_cell_shows_its_command(checkout, results):
@@ -508,7 +556,72 @@ def test_recipes_have_a_section_each(checkout, results):
     text = report.write_table("table", results)
     assert text.count("## Digits-LT") == 2
     frame = report.table_frame("table", results)
-    assert frame["recipe"].tolist() == ["small"] * 3 + ["small:short"] * 3
+    assert frame["section"].tolist() == ["small"] * 3 + ["small:short"] * 3
+
+
+def test_a_table_varies_a_setting_in_sections(checkout, results):
+    vary = 'vary = ["data.subset_seed=1", "data.subset_seed=2"]'
+    (checkout / "table.toml").write_text(TABLE + vary)
+    for run in report.cells("table"):
+        subset = run.data.options["subset_seed"]
+        better = 2 if run.overlay == "cb" else 0
+        write(make_record(run, correct=(9, 8, 5 + subset, 2 + run.seed + better)), results)
+    text = report.write_table("table", results)
+    assert "recipe `small` with `data.subset_seed=1`" in text
+    across = rows(text.partition("## Across")[2])
+    seeds = 2.5 * 2**0.5 / 2  # of 1 image in 40 between two seeds
+    assert across["CE"] == ["63.7", "66.3", "2.5", f"{seeds:.1f}", f"{seeds:.1f}"]
+    assert across["CB"][:3] == ["68.8", "71.2", "1.0"]
+    (checkout / "table.toml").write_text(TABLE + 'vary = ["seed=1"]')
+    with pytest.raises(ConfigError, match="vary: 'seed=1' has no effect; write it in seeds"):
+        report.cells("table")
+
+
+def test_further_reports_of_the_same_runs_are_tables_of_their_own(checkout, results):
+    (checkout / "table.toml").write_text(TABLE + 'also = ["spread", "cost"]')
+    fill_with(results)
+    names = {path.name for path in report.report(results)}
+    assert {"table.md", "table-spread.md", "table-cost.csv", "table-spread.tex"} < names
+    assert report.check(results) == []
+    (results / "tables" / "table-spread.md").unlink()
+    assert len(report.check(results)) == 1
+
+
+def test_a_child_of_a_short_parent_is_marked_short(checkout, results):
+    child = TABLE.replace('["ce", "cb", "mine"]', '["child"]').replace('"small"', '"small:short"')
+    (checkout.parent / "methods" / "child.toml").write_text(
+        'parent = "ce"\nmethod = "retrain_head"\n[optim]\nepochs = 1'
+    )
+    (checkout / "table.toml").write_text(child)
+    fill_with(results)
+    marks = report.table_frame("table", results)["marks"]
+    assert marks.tolist() == ["short recipe: 2 epochs, the full one has 4"]
+
+
+LATEX = r"""
+\begin{tabular}{lrrrrr}
+\toprule
+method & many & medium & few & all & n \\
+\midrule
+CE & 90.0 $\pm$ 0.0 & 65.0 $\pm$ 0.0 & 25.0 $\pm$ 7.1 & 61.3 $\pm$ 1.8 & 2 \\
+CB & 90.0 $\pm$ 0.0 & 65.0 $\pm$ 0.0 & \textbf{90.0} $\pm$ 14.1 & \textbf{77.5} $\pm$ 3.5 & 2 \\
+a\_b\&c & -- & -- & -- & -- & 0 \\
+\bottomrule
+\end{tabular}
+"""
+
+
+def test_latex_says_the_same_and_escapes_names(checkout, results):
+    (checkout.parent / "methods" / "a_b&c.toml").write_text("")
+    (checkout / "table.toml").write_text(TABLE.replace('"mine"', '"a_b&c"').replace("|", "50 %"))
+    for run in report.cells("table"):
+        if run.overlay in ("ce", "cb"):
+            last = 2 + run.seed if run.overlay == "ce" else 8 + 2 * run.seed
+            write(make_record(run, correct=(9, 8, 5, last)), results)
+    report.write_table("table", results)
+    text = (results / "tables" / "table.tex").read_text()
+    assert LATEX.strip() in text.replace("missing", "--")
+    assert r"A 50 \% table" in text
 
 
 def test_the_csv_holds_fractions_in_full(checkout, results):
@@ -562,7 +675,7 @@ def test_lower_is_better_for_an_error(checkout, results):
     write(make_record(run, correct=(10, 10, 10, 10)), results)  # all right at 60 % confidence
     grid = rows(report.write_table("table", results))
     assert grid["method"][0] == "ECE"
-    assert grid["CE"][0] == "**0.0** ± –"
+    assert grid["CE"][0] == "**0.0** ± –"  # one seed, no interval: the best is marked
     assert grid["CB"][0] == "40.0 ± –"
     assert grid["CB"][4].startswith("**")  # the likelihood is better all the same
 
@@ -630,16 +743,18 @@ def test_all_problems_of_a_table_are_told_once(checkout):
 def test_check_finds_what_no_longer_follows_from_the_records(checkout, results):
     fill_with(results)
     written = report.report(results)
-    assert [path.name for path in written] == ["table.md", "table.csv"]
+    assert [path.name for path in written] == ["table.md", "table.csv", "table.tex"]
     assert report.check(results) == []
-    markdown, csv = written
+    markdown, csv, tex = written
     markdown.write_text(markdown.read_text().replace("61.3", "61.2"))
     csv.unlink()
+    tex.write_text(tex.read_text().replace("7.1", "7.0", 1))
     (results / "tables" / "old.md").write_text("")
-    old, missing, differs = sorted(report.check(results))
+    old, missing, differs, differs_too = sorted(report.check(results))
     assert old.startswith(f"{results}/tables/old.md: no table with records makes it")
     assert missing == f"{csv}: missing; run python run.py report --results {results}"
     assert differs.startswith(f"{markdown}: differs from its records")
+    assert differs_too.startswith(f"{tex}: differs from its records")
 
 
 def test_committed_tables_follow_from_committed_records():

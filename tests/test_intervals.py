@@ -1,0 +1,60 @@
+"""Intervals of paired differences against scipy and against drawing the images one by one."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lt_bench.intervals import (
+    T_975,
+    Difference,
+    Interval,
+    percentile_interval,
+    resampled_class_gains,
+    t_interval,
+)
+
+
+def test_the_quantiles_are_students():
+    assert pytest.approx(stats.t.ppf(0.975, np.arange(1, 31)), abs=6e-5) == T_975
+
+
+def test_a_t_interval_is_scipys():
+    differences = [1.0, 2.5, 0.5, 3.0]
+    wanted = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    found = t_interval(differences)
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-3)
+    assert t_interval([1.0]) is None
+
+
+def test_resampled_classes_are_images_drawn_with_replacement():
+    random = np.random.default_rng(1)
+    labels = np.repeat([0, 1, 3], [50, 8, 20])
+    gains = random.choice([-1.0, -1 / 3, 0.0, 2 / 3, 1.0], size=len(labels))
+    found = resampled_class_gains(gains, labels, 4, draws=20_000)
+    assert np.isnan(found[:, 2]).all()
+    for label in (0, 1, 3):
+        of_class = gains[labels == label]
+        slow = random.choice(of_class, size=(20_000, len(of_class))).mean(axis=1)
+        quantiles = [0.025, 0.25, 0.5, 0.75, 0.975]
+        wanted, got = np.quantile(slow, quantiles), np.quantile(found[:, label], quantiles)
+        assert got == pytest.approx(wanted, abs=0.03)
+
+
+def test_an_interval_over_images_has_the_binomial_width():
+    labels = np.zeros(10_000, dtype=int)
+    gains = (np.arange(10_000) < 5_000).astype(float)
+    interval = percentile_interval(resampled_class_gains(gains, labels, 1), np.ones(1))
+    assert (interval.low, interval.high) == pytest.approx((0.4902, 0.5098), abs=1e-3)
+
+
+def test_classes_of_weight_zero_do_not_enter():
+    gains = np.array([[0.1, np.nan], [0.3, np.nan]])
+    assert percentile_interval(gains, np.array([1.0, 0.0])).high <= 0.3
+
+
+def test_a_difference_is_clear_only_if_all_its_intervals_are():
+    clear, unclear = Interval(0.1, 0.2), Interval(-0.1, 0.2)
+    assert Difference(0.1, 3, clear, clear).is_clear
+    assert Difference(0.1, 3, None, Interval(-2.0, -1.0)).is_clear
+    assert not Difference(0.1, 3, clear, unclear).is_clear
+    assert not Difference(0.1, 3).is_clear
