@@ -13,6 +13,7 @@ from lt_bench.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from lt_bench.config import RunConfig
+    from lt_bench.data.types import Report
     from lt_bench.record import Record
     from lt_bench.runtime import Runtime
 
@@ -68,9 +69,7 @@ def train(arguments: argparse.Namespace) -> int:
     config = prepare(arguments.recipe, arguments.method, arguments.overrides)
     where = _runtime(arguments)
     if arguments.download:
-        from lt_bench.data.cifar import download_cifar
-
-        download_cifar(config.data.name, where.data_root)
+        _download(config.data.name, where.data_root)
     configs = [with_seed(config, seed) for seed in arguments.seeds or [config.seed]]
     failed = _run_all(configs, where, arguments.again)
     return FAILED_RUN if failed else 0
@@ -110,21 +109,44 @@ def rebuild(arguments: argparse.Namespace) -> int:
 
 def data(arguments: argparse.Namespace) -> int:
     """check or build the files and lists of a dataset"""
-    from lt_bench.data.build import build_lists
-    from lt_bench.data.cifar import download_cifar
     from lt_bench.data.check import check
     from lt_bench.experiment import prepare
 
     spec = prepare(arguments.recipe, "ce", arguments.overrides).data
     root = _existing(arguments.data_root)
-    if arguments.download:
-        download_cifar(spec.name, root)
     if arguments.action == "build":
-        print(*build_lists(spec.name, root), sep="\n")
-        return 0
-    found = check(spec.name, spec.options, root)
+        found = _build(spec.name, root, arguments)
+    else:
+        if arguments.lists:
+            raise ConfigError("--lists: has no effect on data check; leave it out")
+        if arguments.download:
+            _download(spec.name, root)
+        found = check(spec.name, spec.options, root)
     print(*found.lines, sep="\n")
     return 0 if found.ok else USER_MISTAKE
+
+
+def _build(name: str, root: Path | None, arguments: argparse.Namespace) -> "Report":
+    from lt_bench.data.benchmarks import BENCHMARKS
+    from lt_bench.data.build import build_lists
+    from lt_bench.data.build_published import build_published
+    from lt_bench.data.types import Report
+
+    if name in BENCHMARKS:
+        return build_published(
+            BENCHMARKS[name], root, folder=arguments.lists, download=arguments.download
+        )
+    if arguments.lists:
+        raise ConfigError(f"--lists: has no effect on {name}, whose lists are made here")
+    if arguments.download:
+        _download(name, root)
+    return Report(tuple(build_lists(name, root)), ok=True)
+
+
+def _download(name: str, root: Path | None) -> None:
+    from lt_bench.data.cifar import download_cifar
+
+    download_cifar(name, root)
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -240,6 +262,7 @@ def _runtime(arguments: argparse.Namespace) -> "Runtime":
         _existing(arguments.data_root),
         arguments.results,
         arguments.deterministic,
+        arguments.workers,
     )
 
 
@@ -272,6 +295,16 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16")
     parser.add_argument("--deterministic", action="store_true", help="two runs equal to the bit")
+    _add_workers(parser)
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=int,
+        help="processes that read images from files; default: one per core",
+    )
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -300,7 +333,14 @@ def _data_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides", metavar="key=value", nargs="*", help="such as data.subset=ldam"
     )
     _add_data_root(parser)
-    parser.add_argument("--download", action="store_true", help="fetch CIFAR into the data root")
+    parser.add_argument(
+        "--lists", metavar="DIR", type=Path, help="build: where the published list files lie"
+    )
+    parser.add_argument(
+        "--download",
+        action="store_true",
+        help="fetch CIFAR into the data root, or the published lists",
+    )
 
 
 VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[..., int]]] = {

@@ -13,9 +13,10 @@ import torch
 
 from lt_bench.config import RunConfig, Spec, Table, bind, build, load
 from lt_bench.data.datasets import DATASETS
-from lt_bench.data.loading import Loader
+from lt_bench.data.file_loading import FileLoader
+from lt_bench.data.loading import Loader, ResidentLoader
 from lt_bench.data.transforms import TRANSFORMS
-from lt_bench.data.types import LongTailData, Split
+from lt_bench.data.types import ImageFiles, LongTailData, Split
 from lt_bench.errors import ConfigError
 from lt_bench.evaluate import evaluate
 from lt_bench.files import whole_file
@@ -195,17 +196,21 @@ def _load_data(name: str, options: str, root: Path | None) -> LongTailData:
     return data
 
 
-def make_loader(data: LongTailData, split: Split, config: RunConfig, where: Runtime) -> Loader:
+def make_loader(
+    data: LongTailData, split: Split | ImageFiles, config: RunConfig, where: Runtime
+) -> Loader:
     """Batches of a split; only the training split is augmented."""
-    return Loader(
-        split,
-        batch_size=config.optim.batch_size,
-        augment=config.augment if split is data.train else (),
-        mean=data.mean,
-        std=data.std,
-        device=where.device,
-        channels_last=True,
-    )
+    options: dict[str, Any] = {
+        "batch_size": config.optim.batch_size,
+        "augment": config.augment if split is data.train else (),
+        "mean": data.mean,
+        "std": data.std,
+        "device": where.device,
+        "channels_last": True,
+    }
+    if isinstance(split, ImageFiles):
+        return FileLoader(split, workers=where.workers, **options)
+    return ResidentLoader(split, **options)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ class Runtime:
     data_root: Path | None = None
     results: Path = Path("results")
     deterministic: bool = False
+    workers: int = 0
 
     @classmethod
     def choose(
@@ -35,8 +36,12 @@ class Runtime:
         data_root: Path | None = None,
         results: Path = Path("results"),
         deterministic: bool = False,
+        workers: int | None = None,
     ) -> "Runtime":
         """Resolve "auto" on this machine.
+
+        Args:
+            workers: processes that read images from files; by default one per usable core.
 
         Raises:
             ConfigError: the device or precision asked for is not to be had here.
@@ -61,7 +66,11 @@ class Runtime:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = not deterministic
-        return cls(chosen, precision, data_root, results, deterministic)
+        if workers is None:
+            workers = usable_cores()
+        elif workers < 0:
+            raise ConfigError(f"--workers: {workers} is below 0; 0 reads in the main process")
+        return cls(chosen, precision, data_root, results, deterministic, workers)
 
     def place(self, module: M) -> M:
         """On the device, in the memory layout its convolutions like best."""
@@ -79,6 +88,11 @@ class Runtime:
     def peak_memory_bytes(self) -> int | None:
         """Peak memory of the device's allocator; None on CPU, which does not count it."""
         return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+
+
+def usable_cores() -> int:
+    """The cores this process may run on, which a container or queue may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def seed_everything(seed: int, *path: int) -> None:

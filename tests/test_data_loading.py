@@ -6,7 +6,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lt_bench.config import Spec, build
-from lt_bench.data.loading import Loader
+from lt_bench.data.loading import ResidentLoader
 from lt_bench.data.transforms import TRANSFORMS, Crop, Flip, Views
 from lt_bench.data.types import Split
 
@@ -22,7 +22,7 @@ def split(num_images=70, channels=3, height=9, width=7):
 
 def loader(data, augment=(), batch_size=16, device="cpu", **options):
     channels = data.images.shape[1]
-    return Loader(
+    return ResidentLoader(
         data,
         batch_size=batch_size,
         augment=tuple(augment),

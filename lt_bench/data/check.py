@@ -1,7 +1,6 @@
 """`data check`: what a dataset needs, what was found, and whether a run could start."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +9,9 @@ from lt_bench.data import cifar, cifar_sources, lists
 from lt_bench.data.build import repeats
 from lt_bench.data.cifar_sources import Family
 from lt_bench.data.datasets import DATASETS
-from lt_bench.data.types import LongTailData, Split
+from lt_bench.data.types import LongTailData, Report, Split
 from lt_bench.errors import DataError
 from lt_bench.metrics import shot_groups
-
-
-@dataclass(frozen=True)
-class Report:
-    """Lines for a person, and whether a run could start."""
-
-    lines: tuple[str, ...]
-    ok: bool
 
 
 def check(name: str, options: Mapping[str, Any], root: Path | None) -> Report:

@@ -3,18 +3,47 @@
 Shape suffixes: N images, B batch, H height, W width, C channels.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from lt_bench.config import Spec, build
-from lt_bench.data.transforms import TRANSFORMS, Transform, Views
+from lt_bench.data.transforms import TRANSFORMS, Change, Transform, Views
 from lt_bench.data.types import Split
+from lt_bench.errors import ConfigError
+
+Batches = Iterator[tuple[Tensor, Tensor]]
 
 
-class Loader:
-    """Gives the batches of an epoch, normalised, from a split resident on the device.
+class Loader(ABC):
+    """Gives the normalised images of a split and their labels, on the device, batch by batch."""
+
+    def __init__(self, labels: Tensor, batch_size: int) -> None:
+        self.labels = labels
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        """Batches per epoch; the last one may be smaller."""
+        return -(-len(self.labels) // self.batch_size)
+
+    @abstractmethod
+    def epoch(self, order_N: Tensor, generator: torch.Generator) -> Batches:
+        """Augmented training batches in the given order.
+
+        Args:
+            order_N: one epoch of indices; under several ranks, this rank's share.
+            generator: on the loader's device.
+        """
+
+    @abstractmethod
+    def plain(self) -> Batches:
+        """The batches of an evaluation: every image once, in list order, as it is."""
+
+
+class ResidentLoader(Loader):
+    """Gives the batches of a split that is kept on the device.
 
     The uint8 pixels are kept with a black border as wide as the augmentation shifts, channels
     last, and once more mirrored if it mirrors. A row of an augmented image is then a run of
@@ -33,11 +62,16 @@ class Loader:
         channels_last: bool = False,
     ) -> None:
         device = torch.device(device)
-        num_images, self.channels, self.height, self.width = split.images.shape
-        self.batch_size = batch_size
+        super().__init__(split.labels.to(device), batch_size)
+        self.channels, self.height, self.width = split.images.shape[1:]
         self.channels_last = channels_last
-        self.labels = split.labels.to(device)
         self.augment: list[Transform] = [build("augment", s, TRANSFORMS) for s in augment]
+        for spec, transform in zip(augment, self.augment, strict=True):
+            if transform.window is not None:
+                raise ConfigError(
+                    f"augment: {spec.name!r} cuts images out of files, these are small and kept on "
+                    "the device; use 'crop'"
+                )
         self.margin = sum(transform.margin for transform in self.augment)
         self.padded_width = self.width + 2 * self.margin
         self.padded_area = self.padded_width * (self.height + 2 * self.margin)
@@ -54,43 +88,39 @@ class Loader:
         offset_C = -torch.tensor(mean, dtype=torch.float64) / deviation_C
         self.offset = offset_C.float().repeat(self.width).to(device)
 
-    def __len__(self) -> int:
-        """Batches per epoch; the last one may be smaller."""
-        return -(-len(self.labels) // self.batch_size)
-
-    def epoch(self, order_N: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Augmented training batches in the given order.
-
-        Args:
-            order_N: one epoch of indices; under several ranks, this rank's share.
-            generator: on the loader's device.
-        """
+    def epoch(self, order_N: Tensor, generator: torch.Generator) -> Batches:
         order_N = order_N.to(self.labels.device, non_blocking=True)
         views = Views.plain(len(order_N), self.labels.device)
         for transform in self.augment:
             transform(views, generator)
         return self._batches(order_N, views)
 
-    def plain(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an evaluation: every image once, in list order, as it is."""
+    def plain(self) -> Batches:
         order_N = torch.arange(len(self.labels), device=self.labels.device)
         return self._batches(order_N, Views.plain(len(order_N), self.labels.device))
 
-    def _batches(self, order_N: Tensor, views: Views) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, order_N: Tensor, views: Views) -> Batches:
         copy_N = views.mirrored_N * len(self.labels) + order_N
         start_N = copy_N * self.padded_area + (self.margin - views.right_N)
         start_N += (self.margin - views.down_N) * self.padded_width
         for at in range(0, len(order_N), self.batch_size):
             batch = slice(at, at + self.batch_size)
-            yield self._images(start_N[batch]), self.labels[order_N[batch]]
+            yield self._images(start_N[batch], views.changes, batch), self.labels[order_N[batch]]
 
-    def _images(self, start_B: Tensor) -> Tensor:
+    def _images(self, start_B: Tensor, changes: Sequence[Change], batch: slice) -> Tensor:
         run_BH = start_B[:, None] + self.row_H
-        pixels = self.runs.index_select(0, run_BH.view(-1))
-        images = pixels.float().mul_(self.factor).add_(self.offset)
-        images_BHWC = images.view(len(start_B), self.height, self.width, self.channels)
-        images_BCHW = images_BHWC.permute(0, 3, 1, 2)
+        run = self.runs.index_select(0, run_BH.view(-1)).float()
+        if changes:
+            images_BCHW = self._as_images(run.div_(255), len(start_B))
+            for change in changes:
+                images_BCHW = change(images_BCHW, batch)
+            run = images_BCHW.permute(0, 2, 3, 1).reshape(run.shape).mul_(255)
+        images_BCHW = self._as_images(run.mul_(self.factor).add_(self.offset), len(start_B))
         return images_BCHW if self.channels_last else images_BCHW.contiguous()
+
+    def _as_images(self, runs: Tensor, num_images: int) -> Tensor:
+        images_BHWC = runs.view(num_images, self.height, self.width, self.channels)
+        return images_BHWC.permute(0, 3, 1, 2)
 
 
 def pad(images_NCHW: Tensor, margin: int, *, with_mirrored: bool) -> Tensor:

@@ -1,25 +1,33 @@
 """Augmentation: what is drawn for each image of an epoch; the loader applies it batch by batch.
 
-Shape suffixes: N images of the epoch, in the order in which they are visited.
+Shape suffixes: N images of the epoch, in the order in which they are visited; B images of a batch;
+C, H, W channels, height and width; K the three changes of colour.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lt_bench.config import Count, Fraction
+from lt_bench.config import Count, Fraction, NonNegative, Positive
+from lt_bench.data.images import RandomWindow, Window
+from lt_bench.errors import ConfigError
+
+# Changes the pixels, in 0..1, of the images of a batch; the slice says which of the epoch they are.
+Change = Callable[[Tensor, slice], Tensor]
 
 
 @dataclass
 class Views:
-    """How each image of an epoch is seen: mirrored, then shifted, with black coming in."""
+    """How each image of an epoch is seen: mirrored, shifted with black coming in, then changed."""
 
     mirrored_N: Tensor
     down_N: Tensor
     right_N: Tensor
+    changes: list[Change] = field(default_factory=list)
 
     @classmethod
     def plain(cls, num_images: int, device: torch.device) -> "Views":
@@ -27,22 +35,23 @@ class Views:
         return cls(shift_N.bool(), shift_N, shift_N.clone())
 
 
-class Transform(Protocol):
+class Transform:
     """Changes the views of an epoch in place.
 
-    `margin` is the furthest it shifts an image; `mirrors` says whether it mirrors any.
+    `margin` is the furthest it shifts an image; `mirrors` says whether it mirrors any; `window`
+    is how it has images cut out of their files.
     """
 
-    margin: int
-    mirrors: bool
+    margin: int = 0
+    mirrors: ClassVar[bool] = False
+    window: Window | None = None
 
-    def __call__(self, views: Views, generator: torch.Generator) -> None: ...
+    def __call__(self, views: Views, generator: torch.Generator) -> None:
+        """Draw for every image of the epoch; by default nothing is drawn here."""
 
 
-class Crop:
+class Crop(Transform):
     """A window of the image's own size, anywhere in the image with a black border of `padding`."""
-
-    mirrors = False
 
     def __init__(self, *, padding: Count = 4) -> None:
         self.margin = padding
@@ -58,10 +67,9 @@ class Crop:
             )
 
 
-class Flip:
+class Flip(Transform):
     """Left and right exchanged, for this share of the images."""
 
-    margin = 0
     mirrors = True
 
     def __init__(self, *, probability: Fraction = 0.5) -> None:
@@ -73,7 +81,68 @@ class Flip:
         mirrored_N ^= drawn_N < self.probability
 
 
+class RandomResizedCrop(Transform):
+    """A box of random area and aspect ratio, resized to the size of the images.
+
+    Args:
+        scale: smallest and largest share of the image's area.
+        ratio: smallest and largest width over height.
+    """
+
+    def __init__(
+        self,
+        *,
+        scale: tuple[Positive, ...] = (0.08, 1.0),
+        ratio: tuple[Positive, ...] = (3 / 4, 4 / 3),
+    ) -> None:
+        for name, limits in (("scale", scale), ("ratio", ratio)):
+            if len(limits) != 2 or limits[0] > limits[1]:
+                raise ConfigError(f"{name}: {list(limits)} is not [smallest, largest]")
+        self.window = RandomWindow((scale[0], scale[1]), (ratio[0], ratio[1]))
+
+
+class ColorJitter(Transform):
+    """Brightness, contrast and saturation, each by a factor up to this far from 1, in any order."""
+
+    BRIGHTNESS, CONTRAST, SATURATION = 0, 1, 2
+
+    def __init__(
+        self,
+        *,
+        brightness: NonNegative = 0.4,
+        contrast: NonNegative = 0.4,
+        saturation: NonNegative = 0.4,
+    ) -> None:
+        self.strength_K = (brightness, contrast, saturation)
+
+    def __call__(self, views: Views, generator: torch.Generator) -> None:
+        device = views.mirrored_N.device
+        shape = (len(views.mirrored_N), len(self.strength_K))
+        drawn_NK = torch.rand(shape, generator=generator, device=device)
+        strength_K = torch.tensor(self.strength_K, device=device)
+        factor_NK = (1 + strength_K * (2 * drawn_NK - 1)).clamp(min=0)
+        order_NK = torch.rand(shape, generator=generator, device=device).argsort(dim=1)
+        views.changes.append(partial(self._change, factor_NK, order_NK))
+
+    def _change(self, factor_NK: Tensor, order_NK: Tensor, images: Tensor, batch: slice) -> Tensor:
+        """Each change is a blend with black, with the image's mean gray, or with its gray."""
+        factor_BK, order_BK = factor_NK[batch], order_NK[batch]
+        weight_C = images.new_tensor([0.299, 0.587, 0.114]).view(-1, 1, 1)
+        for place in range(order_BK.shape[1]):
+            kind_B = order_BK[:, place]
+            factor_B111 = factor_BK.gather(1, kind_B[:, None])[:, :, None, None]
+            kind_B111 = kind_B[:, None, None, None]
+            gray_B1HW = (images * weight_C).sum(dim=1, keepdim=True)
+            mean_B111 = gray_B1HW.mean(dim=(2, 3), keepdim=True)
+            other = torch.where(kind_B111 == self.CONTRAST, mean_B111, gray_B1HW)
+            other = torch.where(kind_B111 == self.BRIGHTNESS, 0, other)
+            images = torch.lerp(other.expand_as(images), images, factor_B111).clamp_(0, 1)
+        return images
+
+
 TRANSFORMS: Mapping[str, Callable[..., Transform]] = {
     "crop": Crop,
     "flip": Flip,
+    "random_resized_crop": RandomResizedCrop,
+    "color_jitter": ColorJitter,
 }

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lt_bench.data.images import Reader
+
 
 @dataclass(frozen=True)
 class Split:
@@ -18,6 +20,30 @@ class Split:
 
 
 @dataclass(frozen=True)
+class ImageFiles:
+    """Images that are read when they are needed, and seen at `size` x `size` pixels.
+
+    `is_scaled`: JPEG decoding shrinks large images, which is faster and gives other pixels.
+    """
+
+    reader: Reader
+    labels: Tensor
+    size: int = 224
+    is_scaled: bool = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a `data` verb found: lines for a person, and whether nothing is missing."""
+
+    lines: tuple[str, ...]
+    ok: bool
+
+
+@dataclass(frozen=True)
 class LongTailData:
     """A long-tailed benchmark split, verified.
 
@@ -27,9 +53,9 @@ class LongTailData:
     """
 
     name: str
-    train: Split
-    val: Split | None
-    test: Split
+    train: Split | ImageFiles
+    val: Split | ImageFiles | None
+    test: Split | ImageFiles
     class_names: Sequence[str]
     class_counts: Sequence[int]
     identity: Mapping[str, str]

@@ -19,4 +19,19 @@ def timm(*, model: str, pretrained: bool = False) -> nn.Module:
         near = library.list_models(f"*{model}*")[:5]
         hint = f"; did you mean {', '.join(near)}?" if near else "; see timm.list_models()"
         raise ConfigError(f"model: timm has no {model!r}{hint}")
-    return cast(nn.Module, library.create_model(model, pretrained=pretrained, num_classes=0))
+    try:
+        return cast(nn.Module, library.create_model(model, pretrained=pretrained, num_classes=0))
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        raise ConfigError(
+            f"pretrained: the weights of {model!r} could not be had: {error}; run once with a "
+            "network, which keeps them, or write pretrained = false"
+        ) from error
+
+
+def resnet10() -> nn.Module:
+    """ResNet-10 (Liu et al., 2019): one basic block a stage, 512 features; timm has none."""
+    from timm.models.resnet import BasicBlock, ResNet
+
+    return cast(nn.Module, ResNet(BasicBlock, (1, 1, 1, 1), num_classes=0))

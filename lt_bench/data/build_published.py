@@ -1,0 +1,206 @@
+"""`data build` of the benchmarks whose lists are their authors': found, verified and kept."""
+
+import hashlib
+import io
+import json
+import tarfile
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lt_bench.data import lists
+from lt_bench.data.benchmarks import Benchmark, facts_of, read_split, shared_images
+from lt_bench.data.build import as_json
+from lt_bench.data.image_list import as_text, git_blobs, parse, read_text, verify
+from lt_bench.data.lists import Item, identity
+from lt_bench.data.types import Report
+from lt_bench.errors import DataError
+from lt_bench.files import write_text_whole
+from lt_bench.metrics import shot_groups
+
+DOWNLOAD_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the list of a split comes from, and its text."""
+
+    place: str
+    text: str
+
+
+def build_published(
+    benchmark: Benchmark, root: Path | None, *, folder: Path | None, download: bool
+) -> Report:
+    """Write `data_lists/<name>/<split>.txt` from the published lists; needs no images.
+
+    A split whose list is not there is said and left out, the others are built. The first verified
+    build of a split whose identity is not known yet adds it to `data_lists/<name>.json`.
+
+    Args:
+        folder: where the published list files lie.
+        download: fetch what is not in `folder`.
+
+    Raises:
+        DataError: a list is not the published one; nothing is written then.
+    """
+    facts = facts_of(benchmark)
+    lines: list[str] = []
+    built: dict[str, list[Item]] = {}
+    problems: list[str] = []
+    for split in benchmark.published:
+        try:
+            origin = _find(benchmark, split, root, folder, download)
+        except _NotFoundError as error:
+            lines.append(_kept(benchmark, split, facts) or str(error))
+            continue
+        except DataError as error:
+            problems += error.problems
+            continue
+        try:
+            built[split], said = _read(benchmark, split, origin, facts)
+        except DataError as error:
+            problems += error.problems
+        else:
+            lines += [f"{split}: {origin.place}, {said}", _totals(split, built[split])]
+    if problems := problems + shared_images(built):
+        raise DataError(problems)
+    for split, items in built.items():
+        write_text_whole(lists.LISTS / benchmark.name / f"{split}.txt", as_text(items))
+        lines.append(f"wrote data_lists/{benchmark.name}/{split}.txt")
+    if _complete_facts(facts, built):
+        write_text_whole(lists.LISTS / f"{benchmark.name}.json", as_json(facts))
+        lines.append(f"wrote data_lists/{benchmark.name}.json: identities that were not known yet")
+    return Report(tuple(lines), ok=_all_built(benchmark, facts))
+
+
+class _NotFoundError(Exception):
+    """The list of a split is nowhere; says where to get it."""
+
+
+def _find(
+    benchmark: Benchmark, split: str, root: Path | None, folder: Path | None, download: bool
+) -> Origin:
+    name = benchmark.published[split]
+    for place in _folders(folder, name.rpartition("_")[0]):
+        for path in (place / name, place / f"{name}.gz"):
+            if path.is_file():
+                return Origin(str(path), read_text(path))
+    if split in benchmark.annotations:
+        for place in [p for p in (folder, root) if p] + [
+            root / place for place in benchmark.places if root
+        ]:
+            path = place / benchmark.annotations[split]
+            if path.is_file():
+                return Origin(str(path), _list_of_annotations(path.read_bytes(), str(path)))
+    if download:
+        return _download(benchmark, split)
+    raise _NotFoundError(
+        f"{split}: not built: no {name}[.gz]"
+        + (f" or {benchmark.annotations[split]}" if benchmark.annotations else "")
+        + (f" in {folder}" if folder else "; give --lists DIR")
+        + f"; get it from {benchmark.list_page}, or add --download"
+    )
+
+
+def _folders(folder: Path | None, name: str) -> list[Path]:
+    return [folder, folder / name] if folder else []
+
+
+def _download(benchmark: Benchmark, split: str) -> Origin:
+    url = benchmark.urls[split]
+    try:
+        with urllib.request.urlopen(url, timeout=DOWNLOAD_SECONDS) as response:
+            content = response.read()
+    except (urllib.error.URLError, OSError) as error:
+        raise DataError(
+            f"{url}: not fetched: {error}; fetch it yourself and give its folder as --lists"
+        ) from error
+    if split not in benchmark.annotations:
+        return Origin(url, content.decode("utf-8", errors="replace"))
+    archive = next(one for one in benchmark.archives if url.endswith(f"/{one.name}"))
+    if (found := hashlib.md5(content).hexdigest()) != archive.md5:
+        raise DataError(f"{url}: md5 {found}, {archive.md5} expected; try again later")
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        member = next(m for m in tar if m.name.endswith(benchmark.annotations[split]))
+        file = tar.extractfile(member)
+        assert file is not None
+        return Origin(url, _list_of_annotations(file.read(), url))
+
+
+def _list_of_annotations(content: bytes, place: str) -> str:
+    """The list in an official annotation file, in the order in which it has the images."""
+    try:
+        data = json.loads(content)
+        label_of = {one["image_id"]: one["category_id"] for one in data["annotations"]}
+        return "".join(f"{one['file_name']} {label_of[one['id']]}\n" for one in data["images"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{place}: not the official annotations: {error!r}; fetch them again"
+        ) from error
+
+
+def _read(
+    benchmark: Benchmark, split: str, origin: Origin, facts: dict[str, Any]
+) -> tuple[list[Item], str]:
+    """The verified items, and against what they were verified."""
+    items = parse(
+        origin.text,
+        place=origin.place,
+        class_names=facts["class_names"],
+        normalise=benchmark.normalise,
+    )
+    expected = facts[split]
+    remedy = f"take the published list unchanged, from {benchmark.list_page}"
+    verify(items, expected, place=origin.place, remedy=remedy, text=origin.text)
+    if expected["identity"] is not None:
+        return items, f"identity {expected['identity'][:16]} as published"
+    return items, f"git blob {git_blobs(origin.text)[0][:16]} as published"
+
+
+def _totals(split: str, items: Sequence[Item]) -> str:
+    counts = list(Counter(label for _, label in items).values())
+    said = f"{split}: {len(items):,} images, {len(counts):,} classes, {_span(counts)} per class"
+    if split != "train":
+        return said
+    groups = "/".join(str(len(classes)) for classes in shot_groups(counts).values())
+    return f"{said}, many/medium/few {groups}"
+
+
+def _span(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{high:,}" if low == high else f"{high:,}..{low:,}"
+
+
+def _complete_facts(facts: dict[str, Any], built: dict[str, list[Item]]) -> bool:
+    """Add what a verified list tells for the first time; whether there was anything."""
+    changed = False
+    for split, items in built.items():
+        if facts[split]["identity"] is None:
+            counts = Counter(label for _, label in items)
+            facts[split]["identity"] = identity(items)
+            facts[split]["class_counts"] = [counts[c] for c in range(len(facts["class_names"]))]
+            changed = True
+    return changed
+
+
+def _kept(benchmark: Benchmark, split: str, facts: dict[str, Any]) -> str | None:
+    """Says that an earlier build left the list of this split, if it did."""
+    try:
+        items = read_split(benchmark, split, facts)
+    except DataError:
+        return None
+    return f"{_totals(split, items)}; already built"
+
+
+def _all_built(benchmark: Benchmark, facts: dict[str, Any]) -> bool:
+    try:
+        for split in benchmark.published:
+            read_split(benchmark, split, facts)
+    except DataError:
+        return False
+    return True

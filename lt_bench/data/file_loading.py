@@ -1,0 +1,170 @@
+"""Batches of images read from files: workers decode, crop and resize, the device does the rest.
+
+What a batch holds is a function of (seed, epoch, place in the epoch) alone: the order comes from
+the sampler, each crop from the epoch's seed and the image's place, everything else is drawn on the
+device for the epoch as a whole. So the number of workers changes nothing but the speed.
+
+Shape suffixes: N images, B batch, H height, W width, C channels.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lt_bench.config import Spec, build
+from lt_bench.data.images import CentreWindow, Window, pixels
+from lt_bench.data.loading import Batches, Loader
+from lt_bench.data.transforms import TRANSFORMS, Change, Transform, Views
+from lt_bench.data.types import ImageFiles
+from lt_bench.errors import ConfigError, DataError
+
+# Images handed over at a time: small enough that all workers share a batch.
+PORTION = 32
+PORTIONS_AHEAD = 4  # per worker
+
+
+class FileLoader(Loader):
+    """Gives the batches of a split whose images are read from files as they are needed."""
+
+    def __init__(
+        self,
+        split: ImageFiles,
+        *,
+        batch_size: int,
+        augment: tuple[Spec, ...],
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device | str,
+        channels_last: bool = False,
+        workers: int = 0,
+    ) -> None:
+        device = torch.device(device)
+        super().__init__(split.labels.to(device), batch_size)
+        self.channels_last = channels_last
+        self.augment: list[Transform] = [build("augment", s, TRANSFORMS) for s in augment]
+        self.window: Window = CentreWindow()
+        for spec, transform in zip(augment, self.augment, strict=True):
+            if transform.margin:
+                raise ConfigError(
+                    f"augment: {spec.name!r} shifts small images, these are cut out of files; use "
+                    "'random_resized_crop'"
+                )
+            self.window = transform.window or self.window
+        # (pixel / 255 - mean) / std, in two steps
+        self.mean_C11 = torch.tensor(mean, device=device).view(-1, 1, 1)
+        self.std_C11 = torch.tensor(std, device=device).view(-1, 1, 1)
+        self.portions = _Portions()
+        self.images: DataLoader[Tensor | str] = DataLoader(
+            _Images(split),
+            batch_size=None,
+            sampler=self.portions,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=device.type == "cuda",
+            prefetch_factor=PORTIONS_AHEAD if workers else None,
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),  # its draws are not taken from anybody else's stream
+        )
+
+    def epoch(self, order_N: Tensor, generator: torch.Generator) -> Batches:
+        views = Views.plain(len(order_N), self.labels.device)
+        for transform in self.augment:
+            transform(views, generator)
+        return self._batches(order_N.cpu(), views, self.window, generator.initial_seed())
+
+    def plain(self) -> Batches:
+        order_N = torch.arange(len(self.labels))
+        views = Views.plain(len(order_N), self.labels.device)
+        return self._batches(order_N, views, CentreWindow(), seed=0)
+
+    def _batches(self, order_N: Tensor, views: Views, window: Window, seed: int) -> Batches:
+        label_N = self.labels[order_N.to(self.labels.device)]
+        batches = [
+            slice(at, min(at + self.batch_size, len(order_N)))
+            for at in range(0, len(order_N), self.batch_size)
+        ]
+        self.portions.now = [
+            _Portion(window, seed, at, order_N[at : min(at + PORTION, batch.stop)].numpy())
+            for batch in batches
+            for at in range(batch.start, batch.stop, PORTION)
+        ]
+        decoded = iter(self.images)
+        for batch in batches:
+            size = batch.stop - batch.start
+            portions = [self._to_device(next(decoded)) for _ in range(0, size, PORTION)]
+            yield self._images(torch.cat(portions), views, batch), label_N[batch]
+
+    def _to_device(self, decoded: Tensor | str) -> Tensor:
+        if isinstance(decoded, str):
+            raise DataError(decoded)
+        return decoded.to(self.labels.device, non_blocking=True)
+
+    def _images(self, pixels_BHWC: Tensor, views: Views, batch: slice) -> Tensor:
+        images = pixels_BHWC.permute(0, 3, 1, 2).float().div_(255)
+        mirrored_B = views.mirrored_N[batch]
+        images = torch.where(mirrored_B[:, None, None, None], images.flip(3), images)
+        changes: Sequence[Change] = views.changes
+        for change in changes:
+            images = change(images, batch)
+        images = (images - self.mean_C11) / self.std_C11
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return images.contiguous(memory_format=layout)
+
+
+@dataclass(frozen=True)
+class _Portion:
+    """A piece of work: the images at these positions, the first of them at `place` of the epoch."""
+
+    window: Window
+    seed: int
+    place: int
+    index_N: np.ndarray[Any, np.dtype[np.int64]]
+
+
+class _Portions:
+    """The work of the current epoch; workers that stay alive are given another one each epoch."""
+
+    now: Sequence[_Portion] = ()
+
+    def __iter__(self) -> Iterator[_Portion]:
+        return iter(self.now)
+
+    def __len__(self) -> int:
+        return len(self.now)
+
+
+class _Images(Dataset[Tensor | str]):
+    """Decodes a portion: uint8 (images, height, width, channels), or what is wrong with a file.
+
+    A message instead of an exception, which would arrive as a traceback.
+    """
+
+    def __init__(self, split: ImageFiles) -> None:
+        self.split = split
+
+    def __getitem__(self, portion: _Portion) -> Tensor | str:
+        size = self.split.size
+        decoded = np.empty((len(portion.index_N), size, size, 3), dtype=np.uint8)
+        try:
+            for i, index in enumerate(portion.index_N):
+                draw = np.random.Generator(np.random.Philox(key=[portion.seed, portion.place + i]))
+                decoded[i] = pixels(
+                    self.split.reader,
+                    int(index),
+                    portion.window,
+                    size=size,
+                    draw=draw,
+                    is_scaled=self.split.is_scaled,
+                )
+        except DataError as error:
+            return str(error)
+        return torch.from_numpy(decoded)
+
+
+def _as_it_is(decoded: Any) -> Any:
+    return decoded

@@ -1,0 +1,150 @@
+"""Benchmarks whose images lie in files: every layout trains, whatever the number of workers."""
+
+import pytest
+
+from lt_bench import cli
+from lt_bench.data import lists
+from lt_bench.data.benchmarks import BENCHMARKS
+from lt_bench.data.datasets import DATASETS
+from lt_bench.errors import DataError
+from lt_bench.record import read
+from tests import trees
+
+TINY = [
+    "optim.epochs=2",
+    "optim.batch_size=4",
+    "backbone.name=small_conv",
+    "backbone.in_channels=3",
+    "data.image_size=32",
+]
+
+
+@pytest.fixture
+def own_lists(tmp_path, monkeypatch):
+    folder = tmp_path / "data_lists"
+    for name in BENCHMARKS:
+        trees.write_lists(name, folder)
+    monkeypatch.setattr(lists, "LISTS", folder)
+    return folder
+
+
+def train(recipe, root, results, *more):
+    """One tiny run through the command line; its record."""
+    command = ["train", recipe, "ce", *TINY, "--data-root", str(root), "--results", str(results)]
+    assert cli.main([*command, "--device", "cpu", "--precision", "fp32", *more]) == 0
+    (path,) = results.glob("runs/*/record.json")
+    return read(path)
+
+
+def problems(name, root, **options):
+    with pytest.raises(DataError) as caught:
+        DATASETS[name](root, **options)
+    return list(caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "place"), trees.FORMS, ids=lambda value: getattr(value, "name", value)
+)
+def test_every_layout_trains_through_its_recipe(name, layout, place, tmp_path, own_lists):
+    trees.write_tree(name, layout, tmp_path / "data" / place)
+    record = train(name, tmp_path / "data", tmp_path / "results", "--workers", "0")
+    assert record.data.class_counts == trees.TRAIN_COUNTS
+    assert record.data.source.startswith(
+        f"{layout.name} in {f'{place}/' if place else 'the data root'}: "
+    )
+    splits = trees.items(name)
+    assert record.data.identity == {split: lists.identity(i) for split, i in splits.items()}
+    assert record.data.totals == {split: len(i) for split, i in splits.items()}
+    assert record.test.tally.total.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_losses_are_the_same_to_the_bit_with_any_number_of_workers(name, tmp_path, own_lists):
+    trees.write_tree(name, BENCHMARKS[name].layouts[0], tmp_path / "data")
+    losses, predicted = set(), set()
+    for workers in ("0", "1", "2"):
+        record = train(name, tmp_path / "data", tmp_path / workers, "--workers", workers)
+        losses.add(tuple(epoch.loss for epoch in record.history))
+        predicted.add(record.test.labels_predicted)
+    assert len(losses) == len(predicted) == 1
+    (of_epochs,) = losses
+    assert len(set(of_epochs)) == 2  # it did learn
+
+
+def test_the_published_recipes_own_network_trains(tmp_path, own_lists):
+    trees.write_tree("imagenet_lt", BENCHMARKS["imagenet_lt"].layouts[0], tmp_path / "data")
+    command = ["train", "imagenet_lt:eql", "ce", "optim.epochs=1", "optim.batch_size=8"]
+    command += ["data.image_size=64", "--device", "cpu", "--workers", "0"]
+    command += ["--data-root", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
+    assert cli.main(command) == 0
+    (path,) = tmp_path.glob("results/runs/*/record.json")
+    assert read(path).num_parameters == 4_905_792 + 512 * 3 + 3
+
+
+def test_a_choice_between_layouts_is_said_and_can_be_made(tmp_path, own_lists):
+    for layout in BENCHMARKS["places_lt"].layouts[:2]:
+        trees.write_tree("places_lt", layout, tmp_path / "places365")
+    easy, official = "train/, val/", "data_256/, val_256/"
+    assert DATASETS["places_lt"](tmp_path).source == (
+        f"easy_format in places365/: {easy}; also there, not used: data_256 in places365/: "
+        f"{official}"
+    )
+    chosen = DATASETS["places_lt"](tmp_path, layout="data_256")
+    assert chosen.source == f"data_256 in places365/: {official}"
+    assert chosen.train.reader.paths[-1].startswith("data_256/z/zen_garden/")
+    assert "data_256/c/church/indoor/00000100.jpg" in chosen.train.reader.paths
+
+
+def test_missing_lists_and_images_are_all_said_at_once(tmp_path, own_lists):
+    (own_lists / "places_lt" / "val.txt").unlink()
+    found = problems("places_lt", tmp_path)
+    assert found[0].startswith(
+        "data_lists/places_lt/val.txt: missing; run python run.py data build"
+    )
+    assert found[1].startswith(f"data root: no Places365-Standard in {tmp_path}; looked for easy_")
+    assert found[2] == "to see what is needed: python run.py data check places_lt"
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_missing_image_is_named(name, tmp_path, own_lists):
+    written = trees.write_tree(name, BENCHMARKS[name].layouts[0], tmp_path)
+    written[2].unlink()
+    found = problems(name, tmp_path)
+    path = written[2].relative_to(tmp_path)
+    assert found[0] == (
+        f"train: 1 of 11 listed images are not in {tmp_path}: {path}; unpack the official archive "
+        "there once more"
+    )
+
+
+def test_a_half_complete_tree_says_what_is_missing(tmp_path, own_lists):
+    written = trees.write_tree("places_lt", BENCHMARKS["places_lt"].layouts[1], tmp_path)
+    for path in written:
+        if "val_256" in path.parts:
+            path.unlink()
+    (tmp_path / "val_256").rmdir()
+    assert problems("places_lt", tmp_path)[0] == (
+        "data root: data_256 in the data root: data_256/ but no val_256/ beside it; unpack that "
+        "part there"
+    )
+
+
+def test_a_list_changed_after_it_was_built_is_refused(tmp_path, own_lists):
+    path = own_lists / "imagenet_lt" / "train.txt"
+    path.write_text(path.read_text().replace("_0.JPEG", "_9.JPEG", 1), encoding="utf-8")
+    assert problems("imagenet_lt", tmp_path)[0].startswith(
+        "data_lists/imagenet_lt/train.txt: identity "
+    )
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_damaged_image_stops_the_run_and_is_named(workers, tmp_path, own_lists, capsys):
+    written = trees.write_tree("places_lt", BENCHMARKS["places_lt"].layouts[0], tmp_path)
+    content = written[0].read_bytes()
+    written[0].write_bytes(content[: len(content) // 2])
+    command = ["train", "places_lt", "ce", *TINY, "--data-root", str(tmp_path)]
+    command += ["--results", str(tmp_path / "results"), "--workers", workers]
+    assert cli.main(command) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "not readable" in line]
+    assert line.startswith(f"{written[0]}: not readable as an image: ")
+    assert "--on-bad-image skip" in line
