@@ -293,7 +293,7 @@ def _across(table: Filled) -> list[str]:
     places = list(ranks(table))
     varied = bool(table.config.vary) and len(table.config.recipes) == 1
     spreads = ["sd over seeds", "sd over sections"] if varied else []
-    grid = [["method", *table.rows, "mean rank", *spreads]]
+    grid = [["method", *section_names(table), "mean rank", *spreads]]
     for index, line in enumerate(zip(*table.rows.values(), strict=True)):
         values = [row.values(HEADLINE) for row in line]
         cells = [column.printed(statistics.fmean(v)) if v else NO_VALUE for v in values]
@@ -312,6 +312,12 @@ def _across(table: Filled) -> list[str]:
             "means, and holds what the seeds add to it."
         )
     return ["## Across the sections", about, markdown_grid(grid)]
+
+
+def section_names(table: Filled) -> list[str]:
+    """What tells the sections apart: the override that varies, the recipe, or both."""
+    is_one = len(table.config.recipes) == 1
+    return [(section.partition(" ")[2] if is_one else "") or section for section in table.rows]
 
 
 def ranks(table: Filled) -> Iterator[list[float]]:

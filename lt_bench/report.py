@@ -28,6 +28,7 @@ from lt_bench.config import (
 from lt_bench.errors import ConfigError
 from lt_bench.files import write_text_whole
 from lt_bench.metrics import FloatArray
+from lt_bench.published import read_published, render_published
 from lt_bench.record import Number, Record, read_all, record_path
 from lt_bench.render import render_csv, render_latex, render_markdown
 from lt_bench.tables import (
@@ -160,21 +161,15 @@ def all_reports(name: str, records: Sequence[Record]) -> list[Filled]:
 
 def report(results: Path) -> list[Path]:
     """Rebuild every table that has a record, and return the files."""
-    written = []
-    for table in filled_tables(results):
-        for path, text in _texts(table, results).items():
-            write_text_whole(path, text)
-            written.append(path)
-    return written
+    texts = texts_of_tables(results)
+    for path, text in texts.items():
+        write_text_whole(path, text)
+    return list(texts)
 
 
 def check(results: Path) -> list[str]:
     """What differs, a line each, between results/tables and tables rebuilt from the records."""
-    wanted = {
-        path: text
-        for table in filled_tables(results)
-        for path, text in _texts(table, results).items()
-    }
+    wanted = texts_of_tables(results)
     there = {path for path in (results / "tables").glob("*") if path.suffix in SUFFIXES}
     remedy = f"run python run.py report --results {results}"
     drifted = []
@@ -186,6 +181,23 @@ def check(results: Path) -> list[str]:
         elif path.read_bytes() != wanted[path].encode():
             drifted.append(f"{path}: differs from its records; {remedy}")
     return drifted
+
+
+def texts_of_tables(results: Path) -> dict[Path, str]:
+    """Every file of results/tables: Markdown, CSV and LaTeX of each table, and published.md."""
+    texts: dict[Path, str] = {}
+    for table in filled_tables(results):
+        texts |= _texts(table, results)
+    if texts and (text := beside_published(results)):
+        texts[results / "tables" / "published.md"] = text
+    return texts
+
+
+def beside_published(results: Path) -> str | None:
+    """Ours beside published, of all tables, those without records too; None if none compares."""
+    records = read_all(results)
+    tables = [fill(name, records) for name in names("configs/tables")]
+    return render_published(tables, read_published(results))
 
 
 def filled_tables(results: Path) -> Iterator[Filled]:

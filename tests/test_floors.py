@@ -12,9 +12,10 @@ FLOORS = {
     **dict.fromkeys(["losses", "samplers", "optim", "models", "data", "record"], 2),
     **dict.fromkeys(["weighting", "tables"], 3),
     **dict.fromkeys(["methods", "render"], 4),
-    **dict.fromkeys(["train", "evaluate", "report"], 5),
-    **dict.fromkeys(["experiment", "bench", "figures", "published", "page"], 6),
-    "cli": 7,
+    **dict.fromkeys(["train", "evaluate", "published"], 5),
+    **dict.fromkeys(["experiment", "bench", "report"], 6),
+    **dict.fromkeys(["figures", "page"], 7),
+    "cli": 8,
 }
 # packages whose own modules may import one another, one way
 TOGETHER = ("models", "data")

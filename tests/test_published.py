@@ -1,0 +1,126 @@
+"""Ours beside published: which runs compare with which rows, and what is said of them."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from lt_bench import published, report
+from lt_bench.config import load, names, with_seed
+from lt_bench.errors import DataError
+from lt_bench.published import group_of, read_published, render_published, verdict
+from lt_bench.record import write
+from tests.synthetic import long_tail, make_record
+
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT.parent / "shared" / "reference" / "published.csv"
+PLAIN_100 = ("cifar100_lt", 100.0, "ResNet-32", "plain")
+
+
+@pytest.fixture
+def results(tmp_path):
+    (tmp_path / "published.csv").write_bytes((ROOT / "results" / "published.csv").read_bytes())
+    return tmp_path
+
+
+def spread(method, group=PLAIN_100):
+    rows = read_published(ROOT / "results")
+    values = [row.top1_percent for row in rows if row.group == group and row.method == method]
+    return (min(values), max(values)) if values else None
+
+
+def lines_of(text):
+    cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line[:2] == "| "]
+    return {first.strip(): [cell.strip() for cell in others] for first, *others in cells}
+
+
+def run_at(results, method, percents, recipe="cifar100_lt"):
+    """Records of a method that has exactly these accuracies, one for each seed."""
+    config = load(recipe, method)
+    for seed, percent in enumerate(percents):
+        record = make_record(
+            with_seed(config, seed),
+            class_counts=long_tail(500, 100, 100),
+            correct=[percent] * 100,
+            total=[100] * 100,
+        )
+        write(record, results)
+
+
+def test_the_spreads_are_those_of_the_plain_recipe():
+    assert spread("ce") == (38.05, 40.66)
+    assert spread("ldam_drw") == (42.04, 42.9)
+    assert spread("balanced_softmax") == (42.99, 46.47)
+    assert spread("ce", ("cifar100_lt", 200.0, "ResNet-32", "strong")) == (41.0, 41.33)
+    assert not any(spread(method) for method in names("configs/methods") if "sdn" in method)
+    assert not spread("recall")
+
+
+def test_every_committed_row_is_one_of_the_reference():
+    if not REFERENCE.exists():
+        pytest.skip("the reference table is not beside this checkout")
+    names_there = {"cifar100_lt": "CIFAR-100-LT", "cifar10_lt": "CIFAR-10-LT"}
+    with REFERENCE.open(encoding="utf-8", newline="") as file:
+        there = {
+            (row["dataset"], row["imbalance_factor"], row["method"], row["value_percent"])
+            for row in csv.DictReader(file)
+            if row["metric"] == "top1"
+            and row["backbone"] == "ResNet-32"
+            and row["confidence"] == "read directly"
+        }
+    for row in read_published(ROOT / "results"):
+        factor, value = f"{row.imbalance_factor:g}", f"{row.top1_percent:g}"
+        assert (names_there[row.data], factor, row.published_as, value) in there
+
+
+def test_a_full_run_is_compared(results):
+    run_at(results, "ce", [39, 40, 41])
+    run_at(results, "ldam_drw", [40, 40, 40])
+    run_at(results, "seql", [50])
+    text = report.beside_published(results)
+    cells = lines_of(text)
+    assert cells["CE"] == ["38.0 .. 40.7", "6", "40.0 ± 1.0", "3", "in the spread"]
+    assert cells["LDAM-DRW"][2:] == ["40.0 ± 0.0", "3", "2.0 below: OUTSIDE the band"]
+    assert cells["SEQL"] == ["40.5", "1", "50.0 ± –", "1", "9.5 above: OUTSIDE the band"]
+    assert cells["Focal"][2:] == ["not run", "0", "–"]
+    assert cells["Recall"][0] == "no published classification value"
+    assert cells["SDN (rep: recall, cls: CB)"][0] == "no published classification value"
+    assert "38.05 (IB loss (ICCV21) Table 4, arXiv:2110.02444, own run)" in text
+
+
+def test_a_short_run_is_never_compared(results):
+    run_at(results, "ce", [39], recipe="cifar100_lt:short")
+    assert lines_of(report.beside_published(results))["CE"][2] == "not run"
+
+
+def test_what_compares_with_what():
+    assert group_of(load("cifar100_lt", "ce")) == PLAIN_100
+    assert group_of(load("cifar100_lt", "crt")) == PLAIN_100
+    assert group_of(load("cifar100_lt:if50", "ce")) == ("cifar100_lt", 50.0, "ResNet-32", "plain")
+    assert group_of(load("cifar100_lt", "ce", ["data.subset=ldam"])) == PLAIN_100
+    assert group_of(load("cifar100_lt:short", "ce")) is None
+    assert group_of(load("cifar100_lt:short", "crt")) is None
+    assert group_of(load("cifar100_lt", "ce", ["optim.epochs=100"])) is None
+    assert group_of(load("cifar100_lt", "ce", ["optim.lr=0.2"])) is None
+    assert group_of(load("digits_lt", "ce")) is None
+    strong = ["augment=[{name='crop', padding=4}, 'flip', 'auto_augment', 'cutout']"]
+    assert published._family(load("cifar100_lt", "ce", strong)) == "strong"
+
+
+def test_the_verdict_at_the_edges():
+    assert verdict(38.0, 38.0, 40.7, 1.0) == "in the spread"
+    assert verdict(37.2, 38.0, 40.7, 1.0) == "0.8 below"
+    assert verdict(41.7, 38.0, 40.7, 1.0) == "1.0 above"
+    assert verdict(42.0, 38.0, 40.7, 1.0) == "1.3 above: OUTSIDE the band"
+
+
+def test_without_rows_there_is_nothing_to_say(tmp_path):
+    assert read_published(tmp_path) == []
+    assert render_published([], read_published(ROOT / "results")) is None
+
+
+def test_a_damaged_line_is_named(results):
+    path = results / "published.csv"
+    path.write_text(path.read_text().replace("40.66", "forty"))
+    with pytest.raises(DataError, match=r"published.csv, line \d+: could not convert"):
+        read_published(results)
