@@ -178,7 +178,7 @@ def _cut_out(image: Image.Image, cut: Cut, size: int, is_scaled: bool) -> Image.
         image.draft(None, (math.ceil(width * across), math.ceil(height * down)))
         to_x, to_y = image.width / width, image.height / height
         left, top = int(box[0] * to_x), int(box[1] * to_y)
-        right, bottom = max(left + 1, int(box[2] * to_x)), max(top + 1, int(box[3] * to_y))
+        right, bottom = max(left + 1, round(box[2] * to_x)), max(top + 1, round(box[3] * to_y))
         box = (left, top, right, bottom)
     image = to_rgb(image)
     if box != (0, 0, *image.size):
