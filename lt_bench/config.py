@@ -123,6 +123,9 @@ class OptimConfig:
     weight_decay: NonNegative = 0.0
     schedule: Annotated[Spec, Part("schedule")] = Spec("constant")
     accumulate: Count = 1
+    ema: Annotated[float, Range(low=0, below=1)] = 0.0  # decay per step; 0 is off
+    mixup: NonNegative = 0.0  # alpha; 0 is off
+    cutmix: NonNegative = 0.0
 
 
 @dataclass(frozen=True)
@@ -278,7 +281,7 @@ class Reader:
     def settings(
         self, cls: type[Any], tree: Mapping[str, Any], place: str, without: Sequence[str] = ()
     ) -> dict[str, Any]:
-        """The keyword arguments of dataclass `cls` that `tree` gives; `without` are not settings."""
+        """The keyword arguments of dataclass `cls` that `tree` gives, except those `without`."""
         known = {f.name: f for f in fields(cls) if f.name not in without}
         hints = get_type_hints(cls, include_extras=True)
         for name, f in known.items():

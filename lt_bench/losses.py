@@ -69,12 +69,21 @@ def cross_entropy(logits_BC: Tensor, target_B: Tensor) -> Tensor:
 
 
 class CrossEntropy(Loss):
-    """Cross-entropy of the softmax."""
+    """Cross-entropy of the softmax.
 
-    def __init__(self, class_counts: Tensor) -> None:
+    Args:
+        label_smoothing: share of the target spread evenly over all classes.
+    """
+
+    def __init__(self, class_counts: Tensor, *, label_smoothing: Fraction = 0.0) -> None:
         super().__init__()
+        self.label_smoothing = label_smoothing
 
     def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
+        if self.label_smoothing:
+            return F.cross_entropy(
+                logits_BC, target_B, reduction="none", label_smoothing=self.label_smoothing
+            )
         return cross_entropy(logits_BC, target_B)
 
 

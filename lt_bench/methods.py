@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lt_bench.config import NonNegative, Range
 from lt_bench.data.loading import Loader
+from lt_bench.data.mixing import Mixed
 from lt_bench.errors import ConfigError
 from lt_bench.models.heads import AdjustedHead, NearestMeanHead, ScaledHead, TauHead
 from lt_bench.progress import Progress
@@ -50,8 +51,14 @@ class Method(nn.Module):
         self.objective = parts.objective
         self.start_bias(parts.head, parts.objective)
 
-    def forward(self, images: Tensor, target_B: Tensor, progress: Progress) -> tuple[Tensor, Terms]:
-        """The loss of a batch and what to log: 0-dim values (averaged) or (C,) vectors (last)."""
+    def forward(
+        self, images: Tensor, target: Tensor | Mixed, progress: Progress
+    ) -> tuple[Tensor, Terms]:
+        """The loss of a batch and what to log: 0-dim values (averaged) or (C,) vectors (last).
+
+        Args:
+            target: labels (B,), or two of them per image where images are mixed.
+        """
         raise NotImplementedError
 
     def predict(self, images: Tensor) -> Tensor:
@@ -102,8 +109,10 @@ class Method(nn.Module):
 class OneStage(Method):
     """Backbone and head together under one objective."""
 
-    def forward(self, images: Tensor, target_B: Tensor, progress: Progress) -> tuple[Tensor, Terms]:
-        loss = self.objective(self.predict(images), target_B, progress)
+    def forward(
+        self, images: Tensor, target: Tensor | Mixed, progress: Progress
+    ) -> tuple[Tensor, Terms]:
+        loss = self.objective(self.predict(images), target, progress)
         return loss, _class_weight("class_weight", self.objective)
 
 
@@ -126,12 +135,14 @@ class SDN(Method):
         self.representation_objective = parts.representation_objective
         self.start_bias(self.representation_head, self.representation_objective)
 
-    def forward(self, images: Tensor, target_B: Tensor, progress: Progress) -> tuple[Tensor, Terms]:
+    def forward(
+        self, images: Tensor, target: Tensor | Mixed, progress: Progress
+    ) -> tuple[Tensor, Terms]:
         features = self.backbone(images)
         representation = self.representation_objective(
-            self.representation_head(features), target_B, progress
+            self.representation_head(features), target, progress
         )
-        classifier = self.objective(self.head(features.detach()), target_B, progress)
+        classifier = self.objective(self.head(features.detach()), target, progress)
         terms = {"representation": representation.detach(), "classifier": classifier.detach()}
         terms |= _class_weight("representation_class_weight", self.representation_objective)
         terms |= _class_weight("class_weight", self.objective)
@@ -149,10 +160,12 @@ class _SecondStage(Method):
         self.backbone.eval()  # the batch-norm statistics are part of what stays fixed
         return self
 
-    def forward(self, images: Tensor, target_B: Tensor, progress: Progress) -> tuple[Tensor, Terms]:
+    def forward(
+        self, images: Tensor, target: Tensor | Mixed, progress: Progress
+    ) -> tuple[Tensor, Terms]:
         with torch.no_grad():
             features = self.backbone(images)
-        return self.objective(self.head(features), target_B, progress), {}
+        return self.objective(self.head(features), target, progress), {}
 
     def trainable(self) -> Iterable[nn.Parameter]:
         return self.head.parameters()

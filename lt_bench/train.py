@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lt_bench.config import OptimConfig, bind
 from lt_bench.data.loading import Loader
+from lt_bench.data.mixing import Mixed, Mixer
 from lt_bench.methods import Method
 from lt_bench.optim import SCHEDULES, make_optimizer, set_learning_rate
 from lt_bench.progress import Progress
@@ -50,6 +51,8 @@ def fit(
 ) -> History:
     """Train `method` for `config.epochs`; the last epoch is what counts.
 
+    With `config.ema` the method ends with the running average of its weights.
+
     Order, augmentation and the losses' own draws are functions of (seed, epoch), so a run does
     not depend on what ran before it in the process.
 
@@ -73,6 +76,8 @@ def fit(
         method.without_decay,
         config,
     )
+    mix = Mixer(mixup=config.mixup, cutmix=config.cutmix) if config.mixup or config.cutmix else None
+    average = _average(method, config.ema) if config.ema else None
     for epoch in range(config.epochs):
         began = time.perf_counter()
         at = Progress(epoch * len(loader), total_steps, len(loader))
@@ -84,12 +89,17 @@ def fit(
         for index, (images, target_B) in enumerate(batches):
             progress = Progress(at.step + index, total_steps, len(loader))
             set_learning_rate(optimizer, schedule(progress))
+            target: Tensor | Mixed = target_B
+            if mix:
+                images, target = mix(images, target_B)
             with where.autocast():
-                loss, terms = method(images, target_B, progress)
+                loss, terms = method(images, target, progress)
             (loss / config.accumulate).backward()
             if (index + 1) % config.accumulate == 0 or index + 1 == len(loader):
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+                if average:
+                    average.update(method)
             meter.add(loss, terms)
         line = {"epoch": epoch, **meter.read(epoch), "lr": optimizer.param_groups[-1]["lr"]}
         line["seconds"] = time.perf_counter() - began
@@ -98,7 +108,16 @@ def fit(
         if _is_kept(epoch, config.epochs):
             _keep_class_values(history, epoch, meter.vectors)
         on_epoch(line)
+    if average:
+        method.load_state_dict(average.module.state_dict())
     return history
+
+
+def _average(method: Method, decay: float) -> Any:
+    """timm's running average of weights and buffers."""
+    from timm.utils import ModelEmaV3  # a second that few runs need
+
+    return ModelEmaV3(method, decay=decay)
 
 
 class _Meter:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lt_bench.class_vectors import effective_number_weight, inverse_frequency_weight
 from lt_bench.config import Fraction, ObjectiveConfig, Table, build
+from lt_bench.data.mixing import Mixed
 from lt_bench.errors import ConfigError
 from lt_bench.losses import LOSSES, Beta, Loss
 from lt_bench.progress import START, Progress
@@ -54,12 +55,29 @@ class Objective(nn.Module):
         self.reduction = reduction
         self.ignore_index = ignore_index
 
-    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
+    def forward(
+        self, logits_BC: Tensor, target_B: Tensor | Mixed, progress: Progress = START
+    ) -> Tensor:
         with torch.autocast(logits_BC.device.type, enabled=False):
+            if isinstance(target_B, Mixed):
+                return self._mixed(logits_BC, target_B, progress)
             logits_BC, target_B = self._elements(logits_BC, target_B)
-            weight_B = self.weighting(logits_BC, target_B, progress).index_select(0, target_B)
-            loss_B = self.loss(logits_BC, target_B, progress)
-            return reduce(loss_B, weight_B, self.reduction)
+            weight_C = self.weighting(logits_BC, target_B, progress)
+            return self._reduced(logits_BC, target_B, weight_C, progress)
+
+    def _mixed(self, logits_BC: Tensor, target: Mixed, progress: Progress) -> Tensor:
+        """Both labels' objectives, in their shares; what counts samples counts the first label."""
+        logits_BC = logits_BC.to(torch.get_default_dtype())
+        weight_C = self.weighting(logits_BC, target.first, progress)
+        first = self._reduced(logits_BC, target.first, weight_C, progress)
+        second = self._reduced(logits_BC, target.second, weight_C, progress)
+        return target.share * first + (1 - target.share) * second
+
+    def _reduced(
+        self, logits_BC: Tensor, target_B: Tensor, weight_C: Tensor, progress: Progress
+    ) -> Tensor:
+        loss_B = self.loss(logits_BC, target_B, progress)
+        return reduce(loss_B, weight_C.index_select(0, target_B), self.reduction)
 
     def _elements(self, logits_BC: Tensor, target_B: Tensor) -> tuple[Tensor, Tensor]:
         logits_BC = logits_BC.to(torch.get_default_dtype())

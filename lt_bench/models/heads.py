@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lt_bench.class_vectors import log_prior
 from lt_bench.config import Table
 
 
@@ -56,9 +57,7 @@ class AdjustedHead(nn.Module):
     def __init__(self, head: nn.Module, class_counts: Tensor, tau: float) -> None:
         super().__init__()
         self.head = head
-        prior_C = class_counts.double() / class_counts.sum()
-        # the epsilon stands inside the logarithm, as in the authors' code
-        adjustment_C = (prior_C.pow(tau) + 1e-12).log()
+        adjustment_C = log_prior(class_counts, tau)
         self.register_buffer("adjustment_C", adjustment_C.to(torch.get_default_dtype()))
 
     def forward(self, features_BD: Tensor) -> Tensor:
@@ -106,7 +105,7 @@ class TauHead(nn.Module):
 
 
 def tau_normalised(weight_CD: Tensor, tau: Tensor | float) -> Tensor:
-    """Each class's weight vector divided by its norm to the power tau (Kang et al., 2020, eq. 6)."""
+    """Class weight vectors, each divided by its norm to the power tau (Kang et al., 2020)."""
     norm_C1: Tensor = torch.linalg.vector_norm(weight_CD, dim=1, keepdim=True)
     return weight_CD / norm_C1**tau
 

@@ -1,0 +1,174 @@
+"""The loop: averages, mixing, accumulation, faults."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lt_bench.data.mixing import Mixed, Mixer
+from lt_bench.experiment import load_data, make_loader, make_method, prepare, run
+from lt_bench.losses import LOSSES
+from lt_bench.progress import Progress
+from lt_bench.record import read
+from lt_bench.runtime import Runtime, generator, seed_everything
+from lt_bench.samplers import instance
+from lt_bench.train import CLASS_VALUES_KEPT, NotFiniteError, fit
+from lt_bench.weighting import WEIGHTINGS, Objective
+
+COUNTS = torch.tensor([50, 20, 10, 5])
+
+
+def runtime(results: Path = Path("unused")) -> Runtime:
+    return Runtime.choose(device="cpu", precision="fp32", results=results)
+
+
+def train(*overrides, overlay="ce", on_epoch=lambda line: None):
+    config = prepare("digits_lt", overlay, ["optim.epochs=2", *overrides])
+    data = load_data(config.data, None)
+    method = make_method(config, data)
+    loader = make_loader(data, data.train, config, runtime())
+    history = fit(method, loader, instance, config.optim, config.seed, runtime(), on_epoch)
+    return method, history
+
+
+def weights(method):
+    return torch.cat([p.detach().flatten() for p in method.parameters()])
+
+
+def test_history_has_a_line_per_epoch_and_the_last_learning_rate():
+    seen = []
+    _, history = train("optim.schedule={name='cosine'}", on_epoch=seen.append)
+    assert [line["epoch"] for line in history.epochs] == [0, 1]
+    assert seen == history.epochs
+    assert history.epochs[1]["loss"] < history.epochs[0]["loss"]
+    assert 0 < history.epochs[1]["lr"] < history.epochs[0]["lr"] < 0.05
+
+
+def test_class_weights_are_kept_at_evenly_spaced_epochs_the_last_among_them():
+    _, history = train("optim.epochs=50", overlay="recall")
+    kept = history.classes["class_weight"]
+    assert len(kept["epochs"]) == CLASS_VALUES_KEPT
+    assert kept["epochs"][-1] == 49
+    assert all(len(values) == 10 for values in kept["values"])
+    gaps = {b - a for a, b in zip(kept["epochs"], kept["epochs"][1:], strict=False)}
+    assert gaps == {2, 3}
+
+
+def test_accumulation_over_whole_batches_steps_less_often():
+    config = prepare(
+        "digits_lt",
+        "ce",
+        ["optim.epochs=1", "optim.accumulate=11", "optim.schedule={name='constant'}"],
+    )
+    data = load_data(config.data, None)
+    method = make_method(config, data)
+    before = {name: p.detach().clone() for name, p in method.named_parameters()}
+    loader = make_loader(data, data.train, config, runtime())
+    assert len(loader) == 11
+    fit(method, loader, instance, config.optim, 0, runtime())
+    # one step of plain SGD by hand: the mean of the batches' gradients, and weight decay
+    by_hand = make_method(config, data).train()
+    order_N = instance(loader.labels, Progress(), generator("cpu", 0, 1, 0))
+    total = torch.zeros(())
+    for images, target_B in loader.epoch(order_N, generator("cpu", 0, 2, 0)):
+        total = total + by_hand(images, target_B, Progress())[0] / 11
+    total.backward()
+    lr = 0.05
+    for name, p in by_hand.named_parameters():
+        expected = before[name] - lr * (p.grad + 5e-4 * before[name])
+        torch.testing.assert_close(method.get_parameter(name).detach(), expected)
+
+
+def test_ema_ends_with_the_running_average_of_the_weights():
+    import copy
+
+    plain, _ = train("optim.epochs=1")
+    averaged, _ = train("optim.epochs=1", "optim.ema=0.5")
+    # the average by hand, from the weights after every step
+    config = prepare("digits_lt", "ce", ["optim.epochs=1"])
+    data = load_data(config.data, None)
+    method = make_method(config, data)
+    mean = copy.deepcopy(weights(method))
+    loader = make_loader(data, data.train, config, runtime())
+    step = torch.optim.SGD.step
+
+    def recording(self, *args, **options):
+        nonlocal mean
+        result = step(self, *args, **options)
+        mean = 0.5 * mean + 0.5 * weights(method)
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.SGD, "step", recording)
+        fit(method, loader, instance, config.optim, 0, runtime())
+    torch.testing.assert_close(weights(averaged), mean)
+    assert not torch.allclose(weights(plain), weights(averaged))
+
+
+@pytest.mark.parametrize("option", ["mixup", "cutmix"])
+def test_mixing_returns_images_and_targets_in_the_same_share(option):
+    seed_everything(0)
+    mix = Mixer(**{"mixup": 0.0, "cutmix": 0.0, option: 1.0})
+    target_B = torch.arange(4)
+    # image i is filled with i, so each pixel says where it came from
+    images = target_B.float().view(4, 1, 1, 1).expand(4, 1, 8, 8).clone()
+    mixed, target = mix(images, target_B)
+    assert target.first.tolist() == [0, 1, 2, 3]
+    assert target.second.tolist() == [3, 0, 1, 2]
+    assert 0 < target.share < 1
+    expected = target.share * target.first + (1 - target.share) * target.second
+    torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), expected)
+
+
+def test_mixing_takes_both_kinds_where_both_are_on():
+    seed_everything(0)
+    mix = Mixer(mixup=1.0, cutmix=1.0)
+    images = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 1, 8, 8)
+    whole = [bool((mix(images.clone(), torch.arange(2))[0] % 1 == 0).all()) for _ in range(40)]
+    assert 8 < sum(whole) < 32  # cutmix keeps whole values
+
+
+@pytest.mark.parametrize("reduction", ["mean", "weighted_mean"])
+def test_objective_of_mixed_targets_is_both_in_their_shares(reduction):
+    weighting = WEIGHTINGS["inverse_frequency"](COUNTS)
+    objective = Objective(LOSSES["ce"](COUNTS), weighting, reduction)
+    logits, first = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 0])
+    mixed = objective(logits, Mixed(first, first.roll(1), 0.3))
+    expected = 0.3 * objective(logits, first) + 0.7 * objective(logits, first.roll(1))
+    torch.testing.assert_close(mixed, expected)
+
+
+def test_recall_counts_the_first_label_of_a_mixed_batch_once():
+    weighting = WEIGHTINGS["recall"](COUNTS, estimate="official_batch")
+    objective = Objective(LOSSES["ce"](COUNTS), weighting, "mean").train()
+    logits = F.one_hot(torch.tensor([0, 0, 1, 1]), 4).float()
+    objective(logits, Mixed(torch.tensor([0, 0, 0, 1]), torch.tensor([2, 2, 2, 2]), 0.5))
+    # class 0: three images, one missed; class 1: one image, none missed
+    torch.testing.assert_close(weighting.weight_C, torch.tensor([1 / 3, 1.0, 1.0, 1.0]))
+
+
+def test_label_smoothing_spreads_its_share_over_all_classes():
+    logits, target = torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0])
+    soft = 0.9 * F.one_hot(target, 4) + 0.1 / 4
+    expected = -(soft * logits.log_softmax(1)).sum(1)
+    loss = LOSSES["ce"](COUNTS, label_smoothing=0.1)(logits, target)
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("override", ["optim.mixup=0.2", "optim.cutmix=1.0", "optim.ema=0.9"])
+def test_training_extras_run_from_the_command_line(override, tmp_path):
+    config = prepare("digits_lt", "sdn_recall", ["optim.epochs=2", override])
+    record = run(config, runtime(tmp_path))
+    again = run(config, runtime(tmp_path))
+    assert again.test == record.test
+    path = tmp_path / "runs" / config.run_id / "record.json"
+    key, value = override.removeprefix("optim.").split("=")
+    assert read(path).config["optim"][key] == float(value)
+
+
+def test_a_loss_that_is_not_finite_names_epoch_and_step(tmp_path):
+    config = prepare("digits_lt", "ce", ["optim.lr=1e30", "optim.epochs=3"])
+    with pytest.raises(NotFiniteError, match=r"^loss is (nan|inf) at epoch 0, step \d+"):
+        run(config, runtime(tmp_path))
+    assert not (tmp_path / "runs" / config.run_id / "record.json").exists()
