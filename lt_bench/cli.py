@@ -263,6 +263,7 @@ def _runtime(arguments: argparse.Namespace) -> "Runtime":
         arguments.results,
         arguments.deterministic,
         arguments.workers,
+        arguments.on_bad_image,
     )
 
 
@@ -296,6 +297,12 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16")
     parser.add_argument("--deterministic", action="store_true", help="two runs equal to the bit")
     _add_workers(parser)
+    parser.add_argument(
+        "--on-bad-image",
+        choices=["stop", "skip"],
+        default="stop",
+        help="at an image file that cannot be read: stop, or try all first and leave those out",
+    )
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lt_bench.config import RunConfig, Spec, Table, bind, build, load
+from lt_bench.data.bad_images import without_unreadable
 from lt_bench.data.datasets import DATASETS
 from lt_bench.data.file_loading import FileLoader
 from lt_bench.data.loading import Loader, ResidentLoader
@@ -74,6 +75,8 @@ def run(config: RunConfig, where: Runtime, on_epoch: OnEpoch = lambda _: None) -
     began = time.perf_counter()
     folder = where.results / "runs" / config.run_id
     data = load_data(config.data, where.data_root)
+    if where.on_bad_image == "skip":
+        data = without_unreadable(data, workers=where.workers)
     method = make_method(config, data)
     if config.parent:
         method.load_parent(parent_state(config.parent, where.results))

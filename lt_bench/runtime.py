@@ -27,6 +27,7 @@ class Runtime:
     results: Path = Path("results")
     deterministic: bool = False
     workers: int = 0
+    on_bad_image: str = "stop"
 
     @classmethod
     def choose(
@@ -37,11 +38,13 @@ class Runtime:
         results: Path = Path("results"),
         deterministic: bool = False,
         workers: int | None = None,
+        on_bad_image: str = "stop",
     ) -> "Runtime":
         """Resolve "auto" on this machine.
 
         Args:
             workers: processes that read images from files; by default one per usable core.
+            on_bad_image: "stop" at an image that cannot be read, or "skip" them all.
 
         Raises:
             ConfigError: the device or precision asked for is not to be had here.
@@ -70,7 +73,7 @@ class Runtime:
             workers = usable_cores()
         elif workers < 0:
             raise ConfigError(f"--workers: {workers} is below 0; 0 reads in the main process")
-        return cls(chosen, precision, data_root, results, deterministic, workers)
+        return cls(chosen, precision, data_root, results, deterministic, workers, on_bad_image)
 
     def place(self, module: M) -> M:
         """On the device, in the memory layout its convolutions like best."""
@@ -106,7 +109,7 @@ def generator(device: torch.device | str, seed: int, *path: int) -> torch.Genera
 
 
 def _mix(*numbers: int) -> int:
-    """One 63-bit seed from several numbers, well spread (the splitmix64 step, Steele et al. 2014)."""
+    """One 63-bit seed from several numbers, well spread (splitmix64, Steele et al., 2014)."""
     state = 0
     for number in numbers:
         state = (state + number + 0x9E3779B97F4A7C15) % 2**64

@@ -272,7 +272,7 @@ def few(tmp_path):
     paths = [f"{i}.jpg" for i in range(70)]
     for i, name in enumerate(paths):
         write_photo(tmp_path / name, seed=i, size=(24 + i % 5, 20))
-    return ImageFiles(FolderReader(tmp_path, paths), torch.arange(70), size=16)
+    return ImageFiles(FolderReader(tmp_path, paths), paths, torch.arange(70), size=16)
 
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)

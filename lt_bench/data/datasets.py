@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from lt_bench.data.cifar import cifar10_lt, cifar100_lt
 from lt_bench.data.digits import digits_lt
+from lt_bench.data.folder import folder
 from lt_bench.data.listed import imagenet_lt, inat2018, places_lt
 from lt_bench.data.types import LongTailData
 
@@ -14,4 +15,5 @@ DATASETS: Mapping[str, Callable[..., LongTailData]] = {
     "imagenet_lt": imagenet_lt,
     "places_lt": places_lt,
     "inat2018": inat2018,
+    "folder": folder,
 }

@@ -4,7 +4,7 @@ import math
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -35,6 +35,10 @@ class Reader(Protocol):
 
     def open(self, index: int) -> Image.Image: ...
 
+    def only(self, indices: Sequence[int]) -> "Reader":
+        """Those at these positions, in this order."""
+        ...
+
 
 @dataclass(frozen=True)
 class FolderReader:
@@ -60,6 +64,9 @@ class FolderReader:
             with image:
                 return ImageOps.exif_transpose(image)
         return image
+
+    def only(self, indices: Sequence[int]) -> "FolderReader":
+        return replace(self, paths=[self.paths[i] for i in indices])
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,7 @@ def load(
     splits = {
         split: ImageFiles(
             FolderReader(found[0].base, paths[split]),
+            [path for path, _ in listed],
             torch.tensor([label for _, label in listed]),
             image_size,
             decode == "scaled",

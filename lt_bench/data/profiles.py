@@ -1,5 +1,6 @@
 """Long-tailed profiles: how many training images each class keeps, and which."""
 
+import bisect
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -10,6 +11,8 @@ from lt_bench.config import Range
 from lt_bench.errors import ConfigError
 
 ImbalanceType = Literal["exponential", "step"]
+Profile = Literal["exponential", "step", "pareto"]
+PARETO_ALPHA = 6  # of ImageNet-LT and Places-LT (Liu et al., 2019)
 SubsetSeed = Annotated[int, Range(low=0, high=2**32 - 1)]
 
 
@@ -26,16 +29,56 @@ def class_counts(
     `int(n_max / IF)` for the rest. Truncated, not rounded: rounding gives other totals than the
     published ones (10,899 instead of 10,847 for CIFAR-100-LT at factor 100).
     """
-    share = 1 / imbalance_factor
-    if imbalance_type == "step":
-        exponents = [0.0 if c < num_classes // 2 else 1.0 for c in range(num_classes)]
-    else:
-        exponents = [c / max(num_classes - 1, 1) for c in range(num_classes)]
-    counts = [int(n_max * share**exponent) for exponent in exponents]
+    shares = shares_of_most(num_classes, imbalance_type, imbalance_factor)
+    counts = [int(n_max * share) for share in shares]
     if 0 in counts:
         raise ConfigError(
             f"imbalance_factor: {imbalance_factor:g} leaves class {counts.index(0)} of "
             f"{num_classes} without an image; give at most {n_max}, the images of a full class"
+        )
+    return counts
+
+
+def shares_of_most(num_classes: int, profile: Profile, imbalance_factor: float) -> list[float]:
+    """Images of each class as a share of the first one's, 1 to 1 / imbalance_factor.
+
+    Pareto: the quantiles of a Lomax distribution with alpha 6, cut off below; at factor 256 they
+    come near the counts of ImageNet-LT, which are a random sample of it.
+    """
+    least = 1 / imbalance_factor
+    if profile == "step":
+        return [least ** (0.0 if c < num_classes // 2 else 1.0) for c in range(num_classes)]
+    if profile == "exponential":
+        return [least ** (c / max(num_classes - 1, 1)) for c in range(num_classes)]
+    sizes = [((c + 1) / (num_classes + 1)) ** (-1 / PARETO_ALPHA) - 1 for c in range(num_classes)]
+    return [max(size / sizes[0], least) for size in sizes]
+
+
+def largest_counts(
+    available: Sequence[int], profile: Profile, imbalance_factor: float
+) -> list[int]:
+    """The largest counts of this profile that the classes can give, the fullest class first.
+
+    Args:
+        available: images per class, in label order, in which the counts are given back.
+    """
+    fullest_first = sorted(range(len(available)), key=lambda c: -available[c])
+    shares = shares_of_most(len(available), profile, imbalance_factor)
+
+    def fits(n_max: int) -> bool:
+        return all(
+            int(n_max * share) <= available[c]
+            for share, c in zip(shares, fullest_first, strict=True)
+        )
+
+    n_max = bisect.bisect_left(range(1, max(available) + 1), True, key=lambda n: not fits(n))
+    counts = [0] * len(available)
+    for share, c in zip(shares, fullest_first, strict=True):
+        counts[c] = int(n_max * share)
+    if 0 in counts:
+        raise ConfigError(
+            f"imbalance_factor: {imbalance_factor:g} leaves class {counts.index(0)} without an "
+            f"image, since the fullest can keep {n_max}; lower it, or complete the images"
         )
     return counts
 

@@ -1,8 +1,9 @@
 """What a dataset builder returns."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from lt_bench.data.images import Reader
@@ -23,16 +24,27 @@ class Split:
 class ImageFiles:
     """Images that are read when they are needed, and seen at `size` x `size` pixels.
 
-    `is_scaled`: JPEG decoding shrinks large images, which is faster and gives other pixels.
+    `listed` are their canonical paths, by which the identity of a split is known. `is_scaled`: JPEG
+    decoding shrinks large images, which is faster and gives other pixels.
     """
 
     reader: Reader
+    listed: Sequence[str]
     labels: Tensor
     size: int = 224
     is_scaled: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def only(self, indices: Sequence[int]) -> "ImageFiles":
+        """Those at these positions, in this order."""
+        return replace(
+            self,
+            reader=self.reader.only(indices),
+            listed=[self.listed[i] for i in indices],
+            labels=self.labels[torch.tensor(indices, dtype=torch.int64)],
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,249 @@
+"""folder: anyone's own images, as they are or made long-tailed."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from PIL import Image
+
+from lt_bench.config import Count, ImbalanceFactor
+from lt_bench.data.image_list import parse, read_text
+from lt_bench.data.images import FolderReader
+from lt_bench.data.listed import Decode, missing_files
+from lt_bench.data.lists import Item, by_label, first, identity, ranked
+from lt_bench.data.profiles import SubsetSeed, largest_counts
+from lt_bench.data.types import ImageFiles, LongTailData
+from lt_bench.errors import ConfigError, DataError
+
+SPLITS = ("train", "val", "test")
+
+# a test split that is carved out takes this share of the smallest class, within these limits
+TEST_SHARE, MOST_TEST_PER_CLASS = 5, 50
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a folder holds: the items of each split, and where they lie below it.
+
+    `listed` paths are composed Unicode, so that a folder keeps its identity from one file system
+    to another.
+    """
+
+    class_names: Sequence[str]
+    items: Mapping[str, Sequence[Item]]
+    path_of: Mapping[str, str]
+    source: str
+
+
+def folder(
+    root: Path | None,
+    *,
+    path: str = "",
+    layout: Literal["auto", "folders", "lists"] = "auto",
+    profile: Literal["none", "exponential", "step", "pareto"] = "none",
+    imbalance_factor: ImbalanceFactor | None = None,
+    test_per_class: Count | None = None,
+    subset_seed: SubsetSeed = 0,
+    image_size: Count = 224,
+    decode: Decode = "exact",
+) -> LongTailData:
+    """The images of `train/<class>/`, `val/`, `test/`, or of the list files of the same names.
+
+    Args:
+        path: a folder of the data root; by default the root itself.
+        profile: how many images of each class are kept; the fullest class keeps the most.
+        test_per_class: without a test split, so many images of each class are held back; by
+            default a fifth of the smallest class, at most 50.
+        subset_seed: which images are held back and kept.
+    """
+    if (profile == "none") != (imbalance_factor is None):
+        raise ConfigError(
+            "imbalance_factor: has no effect on profile 'none'; write profile = 'exponential'"
+            if profile == "none"
+            else f"imbalance_factor: missing; profile {profile!r} needs it, for example 100"
+        )
+    base = _base(root, path)
+    held = read_folder(base, layout)
+    items = dict(held.items)
+    problems = [
+        problem
+        for split, listed in items.items()
+        for problem in missing_files(split, base, [held.path_of[name] for name, _ in listed])
+    ]
+    if problems:
+        raise DataError(problems)
+    num_classes = len(held.class_names)
+    pool = ranked(items["train"], num_classes=num_classes, subset_seed=subset_seed)
+    said = held.source
+    if "test" in items:
+        if test_per_class is not None:
+            raise ConfigError(
+                f"test_per_class: {test_per_class} has no effect, since {base} has a test split; "
+                "leave it out"
+            )
+    else:
+        items["test"], pool, per_class = _carve(pool, held.class_names, test_per_class)
+        said += f"; test split of {per_class} per class held back from train"
+    if profile != "none" and imbalance_factor is not None:
+        counts = largest_counts(_counts(pool, num_classes), profile, imbalance_factor)
+        pool = first(pool, counts, place=str(base))
+    items["train"] = by_label(pool)
+    splits = {
+        split: ImageFiles(
+            FolderReader(base, [held.path_of[name] for name, _ in listed], is_turned=True),
+            [name for name, _ in listed],
+            torch.tensor([label for _, label in listed]),
+            image_size,
+            decode == "scaled",
+        )
+        for split, listed in items.items()
+    }
+    return LongTailData(
+        name="folder",
+        train=splits["train"],
+        val=splits.get("val"),
+        test=splits["test"],
+        class_names=held.class_names,
+        class_counts=_counts(items["train"], num_classes),
+        identity={split: identity(listed) for split, listed in items.items()},
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        source=said,
+    )
+
+
+def read_folder(base: Path, layout: str) -> Held:
+    """The images below a folder, without opening any.
+
+    Raises:
+        DataError: there is no such layout, a class without training images, or an unknown class.
+    """
+    lists_there = [split for split in SPLITS if (base / f"{split}.txt").is_file()]
+    if layout == "lists" or (layout == "auto" and not (base / "train").is_dir() and lists_there):
+        held = _read_lists(base)
+    else:
+        held = _read_class_folders(base)
+    counts = _counts(held.items["train"], len(held.class_names))
+    if 0 in counts:
+        raise DataError(
+            f"{base}: class {held.class_names[counts.index(0)]!r} has no training images; add some "
+            "or remove the class"
+        )
+    if len(counts) < 2:
+        raise DataError(f"{base}: only one class; put the images of each class into a folder")
+    return held
+
+
+def _base(root: Path | None, path: str) -> Path:
+    if root is None:
+        raise DataError("data root: none given; give --data-root DIR, the folder of your images")
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        raise ConfigError(f"path: {path!r} leaves the data root; write a folder inside it")
+    if not (root / path).is_dir():
+        raise DataError(f"{root / path}: no such folder; give --data-root DIR or data.path")
+    return root / path
+
+
+def _read_class_folders(base: Path) -> Held:
+    """`train/<class>/<image>`, or `<class>/<image>` where there is no train/."""
+    inner = {split: base / split for split in SPLITS if (base / split).is_dir()}
+    if "train" not in inner:
+        inner = {"train": base}
+    names = _class_folders(inner["train"])
+    if not names:
+        raise DataError(
+            f"{base}: neither train/<class>/ folders nor train.txt; sort your images into a folder "
+            "for each class"
+        )
+    label_of = {_composed(name): label for label, name in enumerate(names)}
+    items: dict[str, list[Item]] = {}
+    path_of: dict[str, str] = {}
+    others = []
+    suffixes = {s for s, name in Image.registered_extensions().items() if name in Image.OPEN}
+    for split, folder_of_split in inner.items():
+        items[split] = []
+        for class_folder in _class_folders(folder_of_split):
+            if (label := label_of.get(_composed(class_folder))) is None:
+                raise DataError(
+                    f"{folder_of_split / class_folder}: train has no class of this name; known: "
+                    f"{', '.join(sorted(label_of))}"
+                )
+            for file in sorted((folder_of_split / class_folder).iterdir()):
+                path = file.relative_to(base).as_posix()
+                if file.suffix.lower() in suffixes:
+                    items[split].append((_composed(path), label))
+                    path_of[_composed(path)] = path
+                elif not file.name.startswith("."):
+                    others.append(path)
+    source = f"folders in {base.name}/: {', '.join(f'{split}/' for split in inner)}"
+    if others:
+        source += f"; {len(others):,} that are no images left out, such as {others[0]}"
+    return Held(list(label_of), items, path_of, source)
+
+
+def _class_folders(folder_of_split: Path) -> list[str]:
+    return sorted(
+        entry.name
+        for entry in folder_of_split.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+
+
+def _read_lists(base: Path) -> Held:
+    """train.txt, val.txt and test.txt with "path label" lines, classes.txt with a name a line."""
+    texts = {
+        split: read_text(base / f"{split}.txt")
+        for split in SPLITS
+        if (base / f"{split}.txt").is_file()
+    }
+    if "train" not in texts:
+        raise DataError(f"{base}: no train.txt; write a line 'path label' for each image")
+    if (base / "classes.txt").is_file():
+        class_names = [_composed(name) for name in read_text(base / "classes.txt").splitlines()]
+    else:
+        labels = [line.rpartition(" ")[2] for line in texts["train"].split("\n")]
+        highest = max((int(label) for label in labels if label.strip().isdecimal()), default=-1)
+        class_names = [str(label) for label in range(highest + 1)]
+    items = {
+        split: parse(
+            text,
+            place=str(base / f"{split}.txt"),
+            class_names=class_names,
+            normalise=lambda path: (path, None),
+        )
+        for split, text in texts.items()
+    }
+    listed = [name for of_split in items.values() for name, _ in of_split]
+    source = f"lists in {base.name}/: {', '.join(f'{split}.txt' for split in texts)}"
+    return Held(class_names, items, {name: name for name in listed}, source)
+
+
+def _carve(
+    pool: Sequence[Item], class_names: Sequence[str], per_class: int | None
+) -> tuple[list[Item], list[Item], int]:
+    """A balanced test split, what is left of the pool, and the number of test images per class."""
+    counts = _counts(pool, len(class_names))
+    if per_class is None:
+        per_class = max(1, min(min(counts) // TEST_SHARE, MOST_TEST_PER_CLASS))
+    for name, count in zip(class_names, counts, strict=True):
+        if count <= per_class:
+            raise DataError(
+                f"test_per_class: class {name!r} has {count} images, {per_class} would be held "
+                "back and none left to train on; lower it, add images, or add a test/ folder"
+            )
+    test = first(pool, [per_class] * len(class_names), place="test_per_class")
+    held_back = set(test)
+    return by_label(test), [item for item in pool if item not in held_back], per_class
+
+
+def _counts(items: Sequence[Item], num_classes: int) -> list[int]:
+    counts = Counter(label for _, label in items)
+    return [counts[label] for label in range(num_classes)]
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
