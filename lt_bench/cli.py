@@ -95,21 +95,26 @@ def table(arguments: argparse.Namespace) -> int:
 
 
 def rebuild(arguments: argparse.Namespace) -> int:
-    """rebuild every table and figure from the records"""
-    from lt_bench import figures, report
+    """rebuild every table, figure and the page from the records, or check them"""
+    from lt_bench import figures, page, published, report
 
     if arguments.check:
-        drifted = report.check(arguments.results)
-        print(*drifted, sep="\n")
+        drifted = report.check(arguments.results) + page.check_page(arguments.results)
+        print(*drifted or ["every table and the page follow from their records"], sep="\n")
         return FAILED_RUN if drifted else 0
-    for path in [*report.report(arguments.results), *figures.write_all(arguments.results)]:
-        print(path)
+    if arguments.published:
+        groups = report.beside_published(arguments.results)
+        if not groups:
+            raise ConfigError(f"{arguments.results}/published.csv: no row compares with a table")
+        print(published.render_published(groups))
+        return 0
+    written = [*report.report(arguments.results), *figures.write_all(arguments.results)]
+    print(*written, page.write_page(arguments.results), sep="\n")
     return 0
 
 
 def data(arguments: argparse.Namespace) -> int:
     """check or build the files and lists of a dataset"""
-    from lt_bench.data.check import check
     from lt_bench.experiment import prepare
 
     spec = prepare(arguments.recipe, "ce", arguments.overrides).data
@@ -121,7 +126,7 @@ def data(arguments: argparse.Namespace) -> int:
             raise ConfigError("--lists: has no effect on data check; leave it out")
         if arguments.download:
             _download(spec.name, root)
-        found = check(spec.name, spec.options, root)
+        found = _check(spec.name, spec.options, root, arguments)
     print(*found.lines, sep="\n")
     return 0 if found.ok else USER_MISTAKE
 
@@ -141,6 +146,22 @@ def _build(name: str, root: Path | None, arguments: argparse.Namespace) -> "Repo
     if arguments.download:
         _download(name, root)
     return Report(tuple(build_lists(name, root)), ok=True)
+
+
+def _check(
+    name: str, options: Mapping[str, Any], root: Path | None, arguments: argparse.Namespace
+) -> "Report":
+    from tqdm import tqdm
+
+    from lt_bench.data.check import check
+    from lt_bench.runtime import usable_cores
+
+    workers = usable_cores() if arguments.workers is None else arguments.workers
+    silent = not (arguments.decode and sys.stderr.isatty())
+    with tqdm(unit="image", leave=False, disable=silent) as bar:
+        return check(
+            name, options, root, decode=arguments.decode, workers=workers, on_tried=bar.update
+        )
 
 
 def _download(name: str, root: Path | None) -> None:
@@ -330,6 +351,7 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--check", action="store_true", help="fail where a table has drifted")
+    parser.add_argument("--published", action="store_true", help="print ours beside published")
     _add_results(parser)
 
 
@@ -348,6 +370,8 @@ def _data_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="fetch CIFAR into the data root, or the published lists",
     )
+    parser.add_argument("--decode", action="store_true", help="check: try to read every image")
+    _add_workers(parser)
 
 
 VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[..., int]]] = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lt_bench.config import RunConfig
 from lt_bench.errors import DataError
-from lt_bench.render import markdown_grid, markdown_text
+from lt_bench.render import Grid, markdown_grid, markdown_text
 from lt_bench.tables import (
     HEADLINE,
     NO_VALUE,
@@ -27,6 +27,13 @@ FAMILIES = {
 }
 # Their sources print no absolute classification value.
 NEVER_PUBLISHED = ("sdn", "recall")
+
+ABOUT = (
+    "Top-1 in %. Published: lowest to highest of the independent runs of the same recipe, of the "
+    "sources below. Ours: mean ± standard deviation over n seeds, the last epoch of full runs on "
+    "our own subset; short runs are not compared. Published values often are the best epoch on the "
+    "test split, which is above the last."
+)
 
 Group = tuple[str, float, str, str]  # data, imbalance factor, backbone, recipe family
 
@@ -82,28 +89,37 @@ def group_of(config: RunConfig) -> Group | None:
     return config.data.name, float(factor), backbone_name(config.backbone), family
 
 
-def render_published(tables: Sequence[Filled], published: Sequence[Published]) -> str | None:
-    """A grid for each group of published rows that a table also trains; None if there is none."""
+@dataclass(frozen=True)
+class Beside:
+    """One group of published rows with our runs of it: heading, grid, and sources by method."""
+
+    heading: str
+    grid: Grid
+    sources: Sequence[str]
+
+
+def beside(tables: Sequence[Filled], published: Sequence[Published]) -> list[Beside]:
+    """Every group of published rows that a table also trains, at full length."""
     groups: dict[Group, dict[str, Row]] = {}
     for table in tables:
         for row in (row for rows in table.rows.values() for row in rows):
             group = group_of(row.config)
             if group and HEADLINE in table.columns:
                 groups.setdefault(group, {}).setdefault(row.config.overlay, row)
-    parts = []
+    found = []
     for group, rows in groups.items():
         theirs = [line for line in published if line.group == group]
         if theirs:
-            parts += _section(group, list(rows.values()), theirs)
-    if not parts:
-        return None
-    intro = (
-        "Top-1 in %. Published: lowest to highest of the independent runs of the same recipe, of "
-        "the sources below. Ours: mean ± standard deviation over n seeds, the last epoch of full "
-        "runs on our own subset; short runs are not compared. Published values often are the best "
-        "epoch on the test split, which is above the last."
-    )
-    return "\n\n".join(["# Ours beside published", intro, *parts]) + "\n"
+            found.append(_beside(group, list(rows.values()), theirs))
+    return found
+
+
+def render_published(groups: Sequence[Beside]) -> str:
+    parts = ["# Ours beside published", ABOUT]
+    for group in groups:
+        sources = "\n".join(f"- {markdown_text(source)}" for source in group.sources)
+        parts += [f"## {group.heading}", markdown_grid(group.grid), sources]
+    return "\n\n".join(parts) + "\n"
 
 
 def verdict(ours_percent: float, low: float, high: float, tolerance: float) -> str:
@@ -125,20 +141,17 @@ def _family(config: RunConfig) -> str | None:
     return "strong" if is_strong else None
 
 
-def _section(group: Group, rows: Sequence[Row], theirs: Sequence[Published]) -> list[str]:
+def _beside(group: Group, rows: Sequence[Row], theirs: Sequence[Published]) -> Beside:
     data, _, backbone, family = group
-    tolerance = TOLERANCE[data]
-    grid = [["method", "published", "values", "ours", "n", f"band ± {tolerance:g}"]]
-    sources: list[str] = []
+    lines, sources = [], []
     for row in rows:
         matching = [line for line in theirs if line.method == row.config.overlay]
-        grid.append([markdown_text(row.name), *_cells(row, matching, tolerance)])
-        sources += [f"- {row.name}: {'; '.join(_sources(matching))}."] if matching else []
-    return [
-        f"## {dataset_name(rows[0].config)}, {backbone}, {FAMILIES[family]}",
-        markdown_grid(grid),
-        "\n".join(sources),
-    ]
+        lines.append([row.name, *_cells(row, matching, TOLERANCE[data])])
+        if matching:
+            sources.append(f"{row.name}: {'; '.join(_sources(matching))}.")
+    head = ["method", "published", "values", "ours", "n", f"band ± {TOLERANCE[data]:g}"]
+    heading = f"{dataset_name(rows[0].config)}, {backbone}, {FAMILIES[family]}"
+    return Beside(heading, Grid(ABOUT, head, lines), sources)
 
 
 def _cells(row: Row, matching: Sequence[Published], tolerance: float) -> list[str]:

@@ -3,6 +3,7 @@
 import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from lt_bench import metrics
 from lt_bench.config import RunConfig
@@ -37,6 +38,15 @@ LATEX = str.maketrans(
 )
 
 
+@dataclass(frozen=True)
+class Grid:
+    """A table of plain texts: what it shows, its head, its lines."""
+
+    about: str
+    head: Sequence[str]
+    lines: Sequence[Sequence[str]]
+
+
 def render_csv(table: Filled) -> str:
     # 12 digits: more than was measured, and the same on every machine
     text: str = frame(table).to_csv(index=False, float_format="%.12g", lineterminator="\n")
@@ -53,7 +63,8 @@ def render_markdown(table: Filled) -> str:
         parts.append("Every run with " + ", ".join(f"`{o}`" for o in config.overrides) + ".")
     for section, rows in table.rows.items():
         parts += _section(table, section, rows)
-    parts += _across(table)
+    if across := across_grid(table):
+        parts += ["## Across the sections", across.about, markdown_grid(across)]
     commands = missing_commands(table.missing)
     if commands:
         made_by = f"Missing, made by `python run.py table {table.name}` or by:"
@@ -69,7 +80,7 @@ def render_latex(table: Filled) -> str:
     for index, (section, rows) in enumerate(table.rows.items()):
         label = f"tab:{table.name}" + (f"-{index + 1}" if len(table.rows) > 1 else "")
         caption = (
-            f"{table.config.title}: {heading(rows)}, {_settings(section)}. {facts_of_runs(rows)}"
+            f"{table.config.title}: {heading(rows)}, {settings(section)}. {facts_of_runs(rows)}"
         )
         notes = [
             f"{row.name}: {'; '.join(row.marks)}." for row in rows if row.marks and row.records
@@ -143,15 +154,16 @@ def missing_commands(runs: Sequence[RunConfig]) -> list[str]:
     ]
 
 
-def markdown_grid(grid: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, padded so that it reads as plain text too; the first line is its head."""
-    widths = [max(3, *map(len, texts)) for texts in zip(*grid, strict=True)]
+def markdown_grid(grid: Grid) -> str:
+    """A Markdown table, padded so that it reads as plain text too."""
+    head, *lines = ([markdown_text(text) for text in line] for line in (grid.head, *grid.lines))
+    widths = [max(3, *map(len, texts)) for texts in zip(head, *lines, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = []
-    for first, *others in (grid[0], rule, *grid[1:]):
+    printed = []
+    for first, *others in (head, rule, *lines):
         padded = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
-        lines.append(" | ".join(["| " + first.ljust(widths[0]), *padded]) + " |")
-    return "\n".join(lines)
+        printed.append(" | ".join(["| " + first.ljust(widths[0]), *padded]) + " |")
+    return "\n".join(printed)
 
 
 def markdown_text(text: str) -> str:
@@ -161,30 +173,37 @@ def markdown_text(text: str) -> str:
 
 def _section(table: Filled, section: str, rows: Sequence[Row]) -> list[str]:
     """Heading, facts, grid, footnotes and differences of one section."""
-    # what all rows share does not tell them apart: it stands above them, once
-    first, *others = [row.marks for row in rows if row.records] or [()]
-    shared = [mark for mark in first if others and all(mark in marks for marks in others)]
+    shared = shared_marks(rows)
     letters: dict[str, str] = {}
     for mark in (mark for row in rows for mark in row.marks if mark not in shared):
         letters.setdefault(mark, f"[{chr(ord('a') + len(letters))}]")
     parts = [
-        f"## {heading(rows)}, {_settings(section, '`')}",
-        _facts(table, rows),
+        f"## {heading(rows)}, {settings(section, '`')}",
+        "\n".join(map(markdown_text, facts(table, rows))),
         *([f"All rows: {'; '.join(shared)}."] if shared else []),
         _grid(table.columns, rows, letters),
     ]
     if letters:
         parts.append("\n".join(f"- {letter} {mark}." for mark, letter in letters.items()))
-    return parts + _differences(table.columns, rows)
+    if differences := difference_grid(table.columns, rows):
+        parts += [markdown_text(differences.about) + ":", markdown_grid(differences)]
+    return parts
 
 
-def _settings(section: str, quote: str = "") -> str:
+def shared_marks(rows: Sequence[Row]) -> list[str]:
+    """What is marked in every row does not tell them apart: it is said above them, once."""
+    first, *others = [row.marks for row in rows if row.records] or [()]
+    return [mark for mark in first if others and all(mark in marks for marks in others)]
+
+
+def settings(section: str, quote: str = "") -> str:
+    """The recipe of a section, and what it varies."""
     recipe, _, varied = section.partition(" ")
     text = f"recipe {quote}{recipe}{quote}"
     return f"{text} with {quote}{varied}{quote}" if varied else text
 
 
-def _facts(table: Filled, rows: Sequence[Row]) -> str:
+def facts(table: Filled, rows: Sequence[Row]) -> list[str]:
     """What was trained, tested and counted, and on what machine."""
     records = [record for row in rows for record in row.records]
     lines = [facts_of_runs(rows)]
@@ -200,12 +219,12 @@ def _facts(table: Filled, rows: Sequence[Row]) -> str:
     unit = "In %, mean" if all(column.factor == 100 for column in columns) else "Mean"
     lines.append(f"{table.caption} {unit} ± standard deviation (n - 1) over n seeds; {_bold(rows)}")
     lines += [f"{column.header}: {column.about}." for column in columns if column.about]
-    return "\n".join(lines)
+    return lines
 
 
 def _bold(rows: Sequence[Row]) -> str:
     if any(_kinds(rows, name) for row in rows for name in row.differences):
-        first = markdown_text(rows[0].name)
+        first = rows[0].name
         return (
             f"the best mean is bold if its difference to {first} (for {first} itself, the next "
             "best's) has 95 % intervals without zero."
@@ -230,32 +249,33 @@ def _machine(record: Record) -> str:
     device, precision = (record.environment.get(name) for name in ("device", "precision"))
     cpu = record.environment.get("cpu")
     named = f"{cpu} ({device})" if str(device).startswith("cpu") and cpu else device
-    return markdown_text(f"{named}, {precision}")
+    return f"{named}, {precision}"
 
 
 def _grid(columns: Mapping[str, Column], rows: Sequence[Row], letters: Mapping[str, str]) -> str:
     bold = bold_cells(columns, rows)
-    grid = [["method", *(column.header for column in columns.values()), "n"]]
+    lines = []
     for index, row in enumerate(rows):
         marks = "".join(f" {letters[mark]}" for mark in row.marks if mark in letters)
         cells = [score(row, name, c, bold=bold[name][index]) for name, c in columns.items()]
-        grid.append([markdown_text(row.name) + marks, *cells, str(len(row.records))])
-    return markdown_grid(grid)
+        lines.append([row.name + marks, *cells, str(len(row.records))])
+    head = ["method", *(column.header for column in columns.values()), "n"]
+    return markdown_grid(Grid("", head, lines))
 
 
-def _differences(columns: Mapping[str, Column], rows: Sequence[Row]) -> list[str]:
-    """Paired differences to the first row, each with its interval."""
+def difference_grid(columns: Mapping[str, Column], rows: Sequence[Row]) -> Grid | None:
+    """Paired differences to the first row, each with its interval; None if there is none."""
     shown = [(name, kind) for name in columns for kind in _kinds(rows, name)[:1]]
     if not shown:
-        return []
+        return None
     if len(_kinds(rows, HEADLINE)) > 1:
         shown.append((HEADLINE, "images"))
     kinds = {kind for _, kind in shown}
-    headers = [
+    head = [
         columns[name].header + (", over images" if kind == "images" and len(kinds) > 1 else "")
         for name, kind in shown
     ]
-    grid = [["method", *headers, "pairs"]]
+    lines = []
     for row in rows[1:]:
         cells = []
         for name, kind in shown:
@@ -263,13 +283,11 @@ def _differences(columns: Mapping[str, Column], rows: Sequence[Row]) -> list[str
             interval = getattr(difference, f"over_{kind}", None)
             cells.append(gain(columns[name], difference, interval))
         pairs = max((d.pairs for d in row.differences.values()), default=0)
-        grid.append([markdown_text(row.name), *cells, str(pairs)])
+        lines.append([row.name, *cells, str(pairs)])
     over = {"seeds": "seeds (Student's t)", "images": "test images (bootstrap within classes)"}
     said = " and over ".join(over[kind] for kind in ("seeds", "images") if kind in kinds)
-    intro = (
-        f"Difference to {markdown_text(rows[0].name)}, paired by seed, with its 95 % interval over"
-    )
-    return [f"{intro} {said}:", markdown_grid(grid)]
+    about = f"Difference to {rows[0].name}, paired by seed, with its 95 % interval over {said}"
+    return Grid(about, ["method", *head, "pairs"], lines)
 
 
 def _kinds(rows: Sequence[Row], name: str) -> list[str]:
@@ -285,33 +303,31 @@ def _signed(column: Column, value: float) -> str:
     return text if value < 0 else f"+{text}"
 
 
-def _across(table: Filled) -> list[str]:
+def across_grid(table: Filled) -> Grid | None:
     """The headline score of every section side by side, the mean rank, and what varies it."""
     if len(table.rows) < 2 or HEADLINE not in table.columns:
-        return []
+        return None
     column = table.columns[HEADLINE]
-    places = list(ranks(table))
     varied = bool(table.config.vary) and len(table.config.recipes) == 1
     spreads = ["sd over seeds", "sd over sections"] if varied else []
-    grid = [["method", *section_names(table), "mean rank", *spreads]]
-    for index, line in enumerate(zip(*table.rows.values(), strict=True)):
+    lines = []
+    for place, line in zip(ranks(table), zip(*table.rows.values(), strict=True), strict=True):
         values = [row.values(HEADLINE) for row in line]
         cells = [column.printed(statistics.fmean(v)) if v else NO_VALUE for v in values]
-        place = places[index]
         cells.append(f"{statistics.fmean(place):.1f}" if place else NO_VALUE)
         if varied:
             within = [statistics.variance(v) for v in values if len(v) > 1]
             means = [statistics.fmean(v) for v in values if v]
             cells.append(column.printed(statistics.fmean(within) ** 0.5) if within else NO_VALUE)
             cells.append(column.printed(statistics.stdev(means)) if len(means) > 1 else NO_VALUE)
-        grid.append([markdown_text(line[0].name), *cells])
-    about = f"`{column.header}` of each section, and the mean of its ranks there (1 is best)."
+        lines.append([line[0].name, *cells])
+    about = f"Score {column.header} of each section, and the mean of its ranks there (1 is best)."
     if varied:
         about += (
             " The sd over seeds is pooled over the sections; the sd over sections is of their "
             "means, and holds what the seeds add to it."
         )
-    return ["## Across the sections", about, markdown_grid(grid)]
+    return Grid(about, ["method", *section_names(table), "mean rank", *spreads], lines)
 
 
 def section_names(table: Filled) -> list[str]:
@@ -320,7 +336,7 @@ def section_names(table: Filled) -> list[str]:
     return [(section.partition(" ")[2] if is_one else "") or section for section in table.rows]
 
 
-def ranks(table: Filled) -> Iterator[list[float]]:
+def ranks(table: Filled) -> list[list[float]]:
     """For each row, its rank by the headline score in every section that has its mean."""
     found: list[list[float]] = [[] for _ in next(iter(table.rows.values()))]
     for rows in table.rows.values():
@@ -330,7 +346,7 @@ def ranks(table: Filled) -> Iterator[list[float]]:
             if mean is not None:
                 better, same = sum(m > mean for m in known), known.count(mean)
                 place.append(better + (same + 1) / 2)
-    yield from found
+    return found
 
 
 def _tabular(columns: Mapping[str, Column], rows: Sequence[Row]) -> Iterator[str]:

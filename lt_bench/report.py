@@ -28,7 +28,7 @@ from lt_bench.config import (
 from lt_bench.errors import ConfigError
 from lt_bench.files import write_text_whole
 from lt_bench.metrics import FloatArray
-from lt_bench.published import read_published, render_published
+from lt_bench.published import Beside, beside, read_published, render_published
 from lt_bench.record import Number, Record, read_all, record_path
 from lt_bench.render import render_csv, render_latex, render_markdown
 from lt_bench.tables import (
@@ -188,16 +188,16 @@ def texts_of_tables(results: Path) -> dict[Path, str]:
     texts: dict[Path, str] = {}
     for table in filled_tables(results):
         texts |= _texts(table, results)
-    if texts and (text := beside_published(results)):
-        texts[results / "tables" / "published.md"] = text
+    if texts and (groups := beside_published(results)):
+        texts[results / "tables" / "published.md"] = render_published(groups)
     return texts
 
 
-def beside_published(results: Path) -> str | None:
-    """Ours beside published, of all tables, those without records too; None if none compares."""
+def beside_published(results: Path) -> list[Beside]:
+    """Ours beside published, of all tables, those without records too."""
     records = read_all(results)
     tables = [fill(name, records) for name in names("configs/tables")]
-    return render_published(tables, read_published(results))
+    return beside(tables, read_published(results))
 
 
 def filled_tables(results: Path) -> Iterator[Filled]:

@@ -8,7 +8,7 @@ import pytest
 from lt_bench import published, report
 from lt_bench.config import load, names, with_seed
 from lt_bench.errors import DataError
-from lt_bench.published import group_of, read_published, render_published, verdict
+from lt_bench.published import beside, group_of, read_published, render_published, verdict
 from lt_bench.record import write
 from tests.synthetic import long_tail, make_record
 
@@ -77,7 +77,7 @@ def test_a_full_run_is_compared(results):
     run_at(results, "ce", [39, 40, 41])
     run_at(results, "ldam_drw", [40, 40, 40])
     run_at(results, "seql", [50])
-    text = report.beside_published(results)
+    text = render_published(report.beside_published(results))
     cells = lines_of(text)
     assert cells["CE"] == ["38.0 .. 40.7", "6", "40.0 ± 1.0", "3", "in the spread"]
     assert cells["LDAM-DRW"][2:] == ["40.0 ± 0.0", "3", "2.0 below: OUTSIDE the band"]
@@ -90,7 +90,7 @@ def test_a_full_run_is_compared(results):
 
 def test_a_short_run_is_never_compared(results):
     run_at(results, "ce", [39], recipe="cifar100_lt:short")
-    assert lines_of(report.beside_published(results))["CE"][2] == "not run"
+    assert lines_of(render_published(report.beside_published(results)))["CE"][2] == "not run"
 
 
 def test_what_compares_with_what():
@@ -116,7 +116,7 @@ def test_the_verdict_at_the_edges():
 
 def test_without_rows_there_is_nothing_to_say(tmp_path):
     assert read_published(tmp_path) == []
-    assert render_published([], read_published(ROOT / "results")) is None
+    assert beside([], read_published(ROOT / "results")) == []
 
 
 def test_a_damaged_line_is_named(results):

@@ -20,65 +20,9 @@ from lt_bench import figures, metrics, record, report
 from lt_bench.config import load
 from lt_bench.errors import ConfigError, DataError
 from lt_bench.record import Record, decode_labels, encode_labels, read, read_all, write
-from tests.synthetic import changed, long_tail, make_record
+from tests.synthetic import SDN, TABLE, changed, fill_with, long_tail, make_record
 
 ROOT = Path(__file__).parents[1]
-
-RECIPE = """
-[data]
-name = "digits_lt"
-imbalance_factor = 50
-[backbone]
-name = "small_conv"
-[optim]
-epochs = 4
-lr = 0.05
-[variants.short.optim]
-epochs = 2
-"""
-SDN = """
-method = "sdn"
-[representation.objective]
-weighting = "recall"
-[objective]
-weighting = "effective_number"
-"""
-TABLE = """
-title = "A | table"
-recipes = ["small"]
-methods = ["ce", "cb", "mine"]
-seeds = [0, 1]
-"""
-
-
-@pytest.fixture
-def checkout(tmp_path, monkeypatch):
-    """A checkout with a few configurations of its own; returns its folder of tables."""
-    methods, tables = tmp_path / "configs" / "methods", tmp_path / "configs" / "tables"
-    methods.mkdir(parents=True)
-    tables.mkdir()
-    (tmp_path / "configs" / "small.toml").write_text(RECIPE)
-    (methods / "ce.toml").write_text("")
-    (methods / "cb.toml").write_text('[objective]\nweighting = "effective_number"')
-    (methods / "mine.toml").write_text('[objective]\nloss = { name = "focal", gamma = 3.0 }')
-    (methods / "sdn_recall.toml").write_text(SDN)
-    (methods / "child.toml").write_text('parent = "ce"\nmethod = "retrain_head"')
-    (tables / "table.toml").write_text(TABLE)
-    for module in (config_module, report):
-        monkeypatch.setattr(module, "ROOT", tmp_path)
-    return tables
-
-
-@pytest.fixture
-def results(tmp_path):
-    return tmp_path / "results"
-
-
-def fill_with(results, name="table", **options):
-    """Records for every cell of a table, one more image of the last class right per seed."""
-    for run in report.cells(name):
-        right = (9, 8, 5, 2 + run.seed)
-        write(make_record(run, **{"correct": right, **options}), results)
 
 
 def rows(markdown):

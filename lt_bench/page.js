@@ -1,0 +1,73 @@
+"use strict";
+// The page is complete without this script; it adds sorting, filters and copying.
+const all = (selector, from = document) => [...from.querySelectorAll(selector)];
+
+// A column sorts downwards, upwards, then back to the table's own order; empty cells stay last.
+const key = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent;
+function sort(head) {
+  const column = head.cellIndex, table = head.closest("table"), body = table.tBodies[0];
+  const next = { descending: "ascending", ascending: "none" }[head.ariaSort] ?? "descending";
+  const sign = next === "ascending" ? 1 : -1;
+  all("thead th", table).forEach((other) => { other.ariaSort = "none"; });
+  head.ariaSort = next;
+  const rows = [...body.rows];
+  rows.sort((one, other) => {
+    const order = one.dataset.order - other.dataset.order;
+    if (next === "none") return order;
+    const [a, b] = [key(one, column), key(other, column)];
+    if (a === "" || b === "") return (a === "") - (b === "") || order;
+    const isNumber = !isNaN(a) && !isNaN(b);
+    return sign * (isNumber ? a - b : a.localeCompare(b)) || order;
+  });
+  body.append(...rows);
+}
+all("thead button").forEach((button) => {
+  button.addEventListener("click", () => sort(button.closest("th")));
+});
+
+// Filters: a dataset shows its sections, a method its rows, a shot group its column.
+const form = document.querySelector("#filters");
+function filter() {
+  const { dataset, method, group, words } = Object.fromEntries(new FormData(form));
+  const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
+  let shown = 0;
+  all("tbody tr[data-method]").forEach((row) => {
+    const name = row.dataset.method.toLowerCase();
+    row.hidden = Boolean(method && row.dataset.method !== method)
+      || !wanted.every((word) => name.includes(word));
+  });
+  all("[data-group]").forEach((cell) => {
+    cell.hidden = Boolean(group) && cell.dataset.group !== group;
+  });
+  all("[data-dataset]").forEach((part) => {
+    const rows = all("tbody tr", part);
+    part.hidden = Boolean(dataset && part.dataset.dataset !== dataset)
+      || (rows.length > 0 && rows.every((row) => row.hidden))
+      || (Boolean(group) && !part.querySelector(`[data-group="${group}"]`));
+    if (!part.hidden) shown += all("table.scores tbody tr", part).filter((r) => !r.hidden).length;
+  });
+  all("article").forEach((table) => {
+    table.hidden = all("[data-dataset]", table).every((part) => part.hidden);
+  });
+  form.querySelector("output").textContent = `${shown} row${shown === 1 ? "" : "s"} shown`;
+}
+form.addEventListener("input", filter);
+form.addEventListener("reset", () => setTimeout(filter));
+form.addEventListener("submit", (event) => event.preventDefault());
+filter();
+
+// Copying what a button's neighbour shows.
+all("button.copy").forEach((button) => {
+  button.addEventListener("click", async () => {
+    const source = document.getElementById(button.dataset.from);
+    const label = button.textContent;
+    try {
+      await navigator.clipboard.writeText(source.textContent);
+      button.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(source);
+      button.textContent = "Selected: press Ctrl+C";
+    }
+    setTimeout(() => { button.textContent = label; }, 2000);
+  });
+});

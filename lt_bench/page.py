@@ -1,0 +1,348 @@
+"""results/index.html: every table and figure on one self-contained page, nothing fetched."""
+
+import base64
+import io
+import re
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from PIL import Image
+
+from lt_bench.files import write_text_whole
+from lt_bench.metrics import SHOT_GROUPS
+from lt_bench.published import Beside
+from lt_bench.record import Record, read_all
+from lt_bench.render import (
+    Grid,
+    across_grid,
+    bold_cells,
+    difference_grid,
+    facts,
+    heading,
+    missing_commands,
+    render_csv,
+    render_latex,
+    score,
+    settings,
+    shared_marks,
+)
+from lt_bench.report import beside_published, filled_tables
+from lt_bench.tables import HEADLINE, Column, Filled, Row, dataset_name
+
+GROUPS = (*SHOT_GROUPS, HEADLINE)
+IMAGE = re.compile(r'src="data:image/png;base64,[^"]*"')
+# Nothing is loaded from anywhere: the page carries its style, its script and its pictures.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+def write_page(results: Path) -> Path:
+    """Write results/index.html from the records and the figures beside them."""
+    path = results / "index.html"
+    write_text_whole(path, render_page(results))
+    return path
+
+
+def check_page(results: Path) -> list[str]:
+    """What differs, a line each, between results/index.html and one made from the records.
+
+    Pictures are not compared byte by byte, but there must be as many.
+    """
+    path = results / "index.html"
+    has_records = any(True for _ in filled_tables(results))
+    if not path.exists():
+        remedy = f"run python run.py report --results {results}"
+        return [f"{path}: missing; {remedy}"] if has_records else []
+    if _without_images(path.read_text(encoding="utf-8")) != _without_images(render_page(results)):
+        remedy = f"run python run.py report --results {results}"
+        return [f"{path}: differs from its records; {remedy}"]
+    return []
+
+
+def render_page(results: Path) -> str:
+    # tables of methods first, those of one setting's influence after them
+    tables = sorted(filled_tables(results), key=lambda table: bool(table.config.vary))
+    groups = beside_published(results)
+    here = Path(__file__).parent
+    style = (here / "page.css").read_text(encoding="utf-8")
+    script = (here / "page.js").read_text(encoding="utf-8")
+    body = [
+        _header(tables, read_all(results)),
+        _filters(tables),
+        "<main>",
+        *(_article(table, results) for table in tables),
+        *([_published(groups)] if groups else []),
+        "</main>",
+        "<footer><p>Made by <code>python run.py report</code> from the records in "
+        "<code>results/runs</code>; <code>python run.py report --check</code> fails where a "
+        "number here no longer follows from them.</p></footer>",
+    ]
+    return "\n".join(
+        [
+            "<!DOCTYPE html>",
+            '<html lang="en">',
+            "<head>",
+            '<meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<link rel="icon" href="data:,">',
+            "<title>lt_bench: results</title>",
+            f"<style>\n{style}</style>",
+            "</head>",
+            "<body>",
+            *body,
+            f"<script>\n{script}</script>",
+            "</body>",
+            "</html>",
+            "",
+        ]
+    )
+
+
+def _without_images(page: str) -> str:
+    return IMAGE.sub('src=""', page)
+
+
+def _header(tables: Sequence[Filled], records: Sequence[Record]) -> str:
+    links = "".join(
+        f'<li><a href="#{escape(table.name)}">{escape(_title(table))}</a></li>' for table in tables
+    )
+    return (
+        "<header><h1>Long-tailed image classification: results</h1>"
+        f'<p class="soft">{len(records)} runs, every number recomputed from their records. A table '
+        "gives mean ± standard deviation over seeds; choose a number to see the runs behind it and "
+        "the command that repeats them. Methods share each recipe, and none was tuned.</p>"
+        f'<nav aria-label="Tables"><ul>{links}</ul></nav></header>'
+    )
+
+
+def _filters(tables: Sequence[Filled]) -> str:
+    rows = [row for table in tables for listed in table.rows.values() for row in listed]
+    datasets = dict.fromkeys(dataset_name(row.config) for row in rows)
+    methods = dict.fromkeys(row.name for row in rows)
+    return (
+        '<div class="filters"><form id="filters" aria-label="Filters">'
+        + _select("dataset", "Dataset", datasets)
+        + _select("method", "Method", methods)
+        + _select("group", "Shot group", GROUPS)
+        + '<label>Method contains<input name="words" type="search" autocomplete="off"></label>'
+        + '<button type="reset">Show all</button><output aria-live="polite"></output></form></div>'
+    )
+
+
+def _select(name: str, label: str, values: Iterable[str]) -> str:
+    options = "".join(f"<option>{escape(value)}</option>" for value in values)
+    head = f'<label>{label}<select name="{name}"><option value="">all</option>'
+    return f"{head}{options}</select></label>"
+
+
+def _article(table: Filled, results: Path) -> str:
+    parts = [f"<h2>{escape(_title(table))}</h2>"]
+    parts += [f"<p>{escape(text)}</p>" for text in (table.config.note,) if text]
+    for index, (section, rows) in enumerate(table.rows.items()):
+        parts.append(_section(table, section, rows, f"{table.name}-{index}"))
+    if across := across_grid(table):
+        dataset = escape(dataset_name(next(iter(table.rows.values()))[0].config))
+        parts.append(
+            f'<div data-dataset="{dataset}"><h3>Across the sections</h3>'
+            f"<p>{escape(across.about)}</p>{_plain_table(across)}</div>"
+        )
+    if commands := missing_commands(table.missing):
+        parts.append(_foldable("Commands for what is missing", "\n".join(commands), table.name))
+    parts.append(_foldable("LaTeX (booktabs)", render_latex(table), f"{table.name}-tex"))
+    parts.append(_foldable("CSV", render_csv(table), f"{table.name}-csv"))
+    parts += _figures(table, results)
+    return f'<article class="table" id="{escape(table.name)}">{"".join(parts)}</article>'
+
+
+def _section(table: Filled, section: str, rows: Sequence[Row], place: str) -> str:
+    dataset = escape(dataset_name(rows[0].config))
+    shared = shared_marks(rows)
+    told = [f"All rows: {'; '.join(shared)}."] if shared else []
+    for row in rows:
+        if own := [mark for mark in row.marks if mark not in shared]:
+            told.append(f"{row.name}: {'; '.join(own)}.")
+    shown, folded = facts(table, rows)[:2], facts(table, rows)[2:]
+    parts = [
+        f"<h3>{escape(heading(rows))}, {escape(settings(section))}</h3>",
+        f'<p class="facts">{"<br>".join(map(escape, shown))}</p>',
+        _scores(table, rows, place),
+        "<details><summary>How to read it, and where it ran</summary>"
+        f'<p class="facts">{"<br>".join(map(escape, folded))}</p></details>',
+    ]
+    if told:
+        parts.append(f'<ul class="marks">{"".join(f"<li>{escape(m)}</li>" for m in told)}</ul>')
+    if differences := difference_grid(table.columns, rows):
+        parts.append(
+            f"<details><summary>{escape(differences.about)}</summary>"
+            f"{_plain_table(differences, table.columns)}</details>"
+        )
+    parts += [_runs(table, row, f"{place}-{index}") for index, row in enumerate(rows)]
+    return f'<div data-dataset="{dataset}">{"".join(parts)}</div>'
+
+
+def _scores(table: Filled, rows: Sequence[Row], place: str) -> str:
+    bold = bold_cells(table.columns, rows)
+    shared = shared_marks(rows)
+    lines = []
+    for index, row in enumerate(rows):
+        is_marked = any(mark not in shared for mark in row.marks)
+        mark = '<span class="mark" title="see below the table">marked</span>' if is_marked else ""
+        cells = [f'<th scope="row">{escape(row.name)}{mark}</th>']
+        for name, column in table.columns.items():
+            cells.append(_cell(row, name, column, bold[name][index], f"runs-{place}-{index}"))
+        cells.append(f'<td data-value="{len(row.records)}">{len(row.records)}</td>')
+        lines.append(
+            f'<tr data-method="{escape(row.name)}" data-order="{index}">{"".join(cells)}</tr>'
+        )
+    heads = [_head("method", None)]
+    heads += [_head(column.header, name) for name, column in table.columns.items()]
+    return (
+        '<div class="scroll" tabindex="0"><table class="scores"><thead><tr>'
+        + "".join([*heads, _head("n", None)])
+        + f"</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _head(text: str, name: str | None) -> str:
+    return (
+        f'<th scope="col" aria-sort="none"{_group(name)}>'
+        f'<button type="button">{escape(text)}</button></th>'
+    )
+
+
+def _group(name: str | None) -> str:
+    return f' data-group="{name}"' if name in GROUPS else ""
+
+
+def _cell(row: Row, name: str, column: Column, is_bold: bool, runs: str) -> str:
+    """A score that opens the runs behind it; a thin bar shows a share of 100 %."""
+    values = row.values(name)
+    text = escape(score(row, name, column))
+    if not values:
+        return f'<td class="none" data-value=""{_group(name)}>{text}</td>'
+    mean = statistics.fmean(values)
+    first, _, sd = text.partition(" ")
+    shown = f"<strong>{first}</strong>" if is_bold else first
+    share = f' style="--share: {100 * min(max(mean, 0), 1):.0f}%"' if column.factor == 100 else ""
+    return (
+        f'<td data-value="{column.factor * mean:.6g}"{_group(name)}>'
+        f'<button type="button" class="cell" popovertarget="{runs}"{share}>'
+        f"{shown} <small>{sd}</small></button></td>"
+    )
+
+
+def _runs(table: Filled, row: Row, place: str) -> str:
+    """What opens behind a score: the command, and each seed's record, scores and machine."""
+    if not row.records:
+        return ""
+    command = row.records[0].command.rpartition(" seed=")[0]
+    seeds = " ".join(str(record.seed) for record in row.records)
+    lines = []
+    for record, (_, values) in zip(row.records, row.scores.iterrows(), strict=True):
+        cells = [
+            column.printed(float(values[name])) if values[name] == values[name] else "–"
+            for name, column in table.columns.items()
+        ]
+        link = f'<a href="runs/{escape(record.run_id)}/record.json">seed {record.seed}</a>'
+        machine = [_commit(record), str(record.environment.get("precision"))]
+        shown = "".join(f"<td>{escape(text)}</td>" for text in [*cells, *machine])
+        lines.append(f"<tr><td>{link}</td>{shown}<td>{record.seconds:,.0f} s</td></tr>")
+    heads = ["record", *(c.header for c in table.columns.values()), "commit", "precision", "time"]
+    head = "".join(f'<th scope="col"><span class="plain">{escape(h)}</span></th>' for h in heads)
+    name, code = f"runs-{place}", f"command-{place}"
+    return (
+        f'<div popover id="{name}" aria-label="Runs of {escape(row.name)}">'
+        f'<button type="button" class="close" popovertarget="{name}" aria-label="Close">✕</button>'
+        f"<h4>{escape(row.name)}</h4>"
+        f'<pre><code id="{code}">{escape(command)} --seeds {seeds}</code></pre>'
+        f'<button type="button" class="copy" data-from="{code}">Copy command</button>'
+        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div></div>"
+    )
+
+
+def _commit(record: Record) -> str:
+    commit = record.environment.get("commit")
+    changed = " (changed)" if record.environment.get("dirty") else ""
+    return f"{str(commit)[:8]}{changed}" if commit else "–"
+
+
+def _plain_table(grid: Grid, columns: Mapping[str, Column] | None = None) -> str:
+    """A grid that sorts, too; columns of a shot group follow the filter."""
+    groups = {column.header: name for name, column in (columns or {}).items()}
+    names = [groups.get(text.partition(",")[0]) for text in grid.head]
+    heads = "".join(_head(text, name) for text, name in zip(grid.head, names, strict=True))
+    lines = []
+    for index, (first, *others) in enumerate(grid.lines):
+        cells = "".join(
+            f'<td data-value="{_number(text)}"{_group(name)}>{escape(text)}</td>'
+            for text, name in zip(others, names[1:], strict=True)
+        )
+        lines.append(
+            f'<tr data-method="{escape(first)}" data-order="{index}">'
+            f'<th scope="row">{escape(first)}</th>{cells}</tr>'
+        )
+    return (
+        f'<div class="scroll" tabindex="0"><table><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _number(text: str) -> str:
+    """What a cell sorts by: the number it begins with, or nothing."""
+    found = re.match(r"[+-]?[\d,]*\.?\d+", text)
+    return found[0].replace(",", "").removeprefix("+") if found else ""
+
+
+def _published(groups: Sequence[Beside]) -> str:
+    parts = [f"<h2>Ours beside published</h2><p>{escape(groups[0].grid.about)}</p>"]
+    for group in groups:
+        sources = "".join(f"<li>{escape(source)}</li>" for source in group.sources)
+        dataset = escape(group.heading.partition(",")[0])
+        parts.append(
+            f'<div data-dataset="{dataset}"><h3>{escape(group.heading)}</h3>'
+            f"{_plain_table(group.grid)}<details><summary>Sources</summary>"
+            f'<ul class="sources">{sources}</ul></details></div>'
+        )
+    return f'<article class="table" id="published">{"".join(parts)}</article>'
+
+
+def _foldable(title: str, text: str, name: str) -> str:
+    code = f"text-{escape(name)}"
+    return (
+        f"<details><summary>{escape(title)}</summary>"
+        f'<button type="button" class="copy" data-from="{code}">Copy</button>'
+        f'<pre tabindex="0"><code id="{code}">{escape(text)}</code></pre></details>'
+    )
+
+
+def _figures(table: Filled, results: Path) -> Iterator[str]:
+    for path in sorted((results / "figures").glob(f"{table.name}-*.png")):
+        caption = CAPTIONS.get(path.stem.rpartition("-")[2])
+        if caption:
+            yield (
+                f'<figure><div class="scroll" tabindex="0"><img alt="{escape(caption)}" '
+                f'src="data:image/png;base64,{_picture(path)}"></div>'
+                f"<figcaption>{escape(caption)}</figcaption></figure>"
+            )
+
+
+def _picture(path: Path) -> str:
+    """The picture in 64 colours, a third of the bytes and no difference to the eye."""
+    with Image.open(path) as image, io.BytesIO() as file:
+        image.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+        return base64.b64encode(file.getvalue()).decode()
+
+
+def _title(table: Filled) -> str:
+    title, kind = table.config.title, table.config.report.name
+    return title if kind == "shots" else f"{title}: {kind}"
+
+
+CAPTIONS = {
+    "classes": "Training images per class, and accuracy by class of each method over the first.",
+    "groups": "Accuracy of the shot groups, with the standard deviation over seeds.",
+    "weights": "Class weights that follow the training: by class over time, by time over class.",
+}

@@ -1,0 +1,205 @@
+"""The page: what it holds, that it drifts with its records, and how it behaves in a browser."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from lt_bench import figures, report
+from lt_bench.page import check_page, render_page, write_page
+from lt_bench.record import write
+from tests.synthetic import TABLE, fill_with, make_record
+
+ROOT = Path(__file__).parents[1]
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+QUIET = ["quic", "background-networking", "component-update", "sync", "gpu", "default-apps"]
+EVIL = 'a"<img src=x onerror=alert(1)>'
+
+
+class Parsed(HTMLParser):
+    """Every tag with its attributes, and whether tags close in order."""
+
+    VOID = ("meta", "link", "img", "input", "br")
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.open = [], []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def all(self, name, attribute):
+        return [given[attribute] for tag, given in self.tags if tag == name and attribute in given]
+
+
+@pytest.fixture
+def page(checkout, results):
+    """A page of two tables: three methods on two recipes, one of them on another dataset's name."""
+    (checkout / "table.toml").write_text(TABLE + 'also = ["spread"]')
+    other = TABLE.replace("A | table", "Another").replace('"small"', '"large"')
+    (checkout / "other.toml").write_text(other)
+    recipe = (checkout.parent / "small.toml").read_text()
+    (checkout.parent / "large.toml").write_text(recipe.replace("= 50", "= 10"))
+    for run in report.cells("table"):
+        last = {"ce": 2, "cb": 8, "mine": 5}[run.overlay] + run.seed
+        write(make_record(run, correct=(9, 8, 5, last)), results)
+    fill_with(results, name="other")
+    figures.write_all(results)
+    return write_page(results)
+
+
+def test_the_page_is_whole_and_fetches_nothing(page):
+    text = page.read_text()
+    parsed = Parsed(text)
+    assert not re.search(r"https?://", text)
+    assert all(src.startswith("data:image/png;base64,") for src in parsed.all("img", "src"))
+    assert len(parsed.all("img", "src")) == 4
+    assert not parsed.all("script", "src")
+    (policy,) = [content for content in parsed.all("meta", "content") if "default-src" in content]
+    assert policy.startswith("default-src 'none'")
+    assert page.stat().st_size < 2 * 2**20
+
+
+def test_every_score_leads_to_its_records_and_its_command(page, results):
+    parsed = Parsed(page.read_text())
+    opened = set(parsed.all("button", "popovertarget"))
+    assert opened == {given["id"] for tag, given in parsed.tags if "popover" in given}
+    links = {link for link in parsed.all("a", "href") if link.startswith("runs/")}
+    assert links == {f"runs/{run.run_id}/record.json" for run in report.cells("table")} | {
+        f"runs/{run.run_id}/record.json" for run in report.cells("other")
+    }
+    assert all((results / link).exists() for link in links)
+    assert "python run.py train small cb --seeds 0 1</code>" in page.read_text()
+
+
+def test_links_and_labels_name_what_is_there(page):
+    parsed = Parsed(page.read_text())
+    ids = [given["id"] for _, given in parsed.tags if "id" in given]
+    assert len(ids) == len(set(ids))
+    assert {link[1:] for link in parsed.all("a", "href") if link[0] == "#"} <= set(ids)
+    assert set(parsed.all("button", "data-from")) <= set(ids)
+    assert all(parsed.all("img", "alt"))
+
+
+def test_latex_and_csv_of_a_table_are_on_the_page(page, results):
+    text = html.unescape(page.read_text())
+    report.report(results)
+    for name in ("table.tex", "table.csv", "table-spread.tex", "other.csv"):
+        assert (results / "tables" / name).read_text() in text
+
+
+def test_names_are_escaped(checkout, results):
+    (checkout.parent / "methods" / "<b>&amp.toml").write_text("")
+    text = TABLE.replace('"mine"', '"<b>&amp"').replace('"A | table"', f"'{EVIL}'")
+    (checkout / "table.toml").write_text(text + "note = '</script><script>alert(1)</script>'")
+    fill_with(results, device="</td><script>alert(2)</script>")
+    page = render_page(results)
+    parsed = Parsed(page)
+    assert [tag for tag, _ in parsed.tags].count("script") == 1
+    assert not [tag for tag, _ in parsed.tags if tag in ("b", "img")]
+    assert EVIL in html.unescape(page)
+
+
+def test_the_page_drifts_with_one_number(page, results):
+    assert check_page(results) == []
+    page.write_text(page.read_text().replace("65.0", "65.1", 1))
+    (drift,) = check_page(results)
+    assert drift.startswith(f"{page}: differs from its records; run python run.py report")
+    page.unlink()
+    assert "missing" in check_page(results)[0]
+
+
+def test_without_records_there_is_no_page_to_miss(checkout, results):
+    assert check_page(results) == []
+
+
+def test_the_committed_page_follows_from_committed_records():
+    assert check_page(ROOT / "results") == []
+
+
+SCRIPT = r"""
+<script>
+const one = (selector, from = document) => from.querySelector(selector);
+const rows = (table) => all("tbody tr", table).filter((row) => !row.hidden)
+  .map((row) => row.cells[0].firstChild.textContent);
+const visible = (selector) => all(selector).filter((x) => x.getClientRects().length > 0);
+const table = one("#table table.scores"), found = {};
+const head = (text) => all("thead button", table).find((button) => button.textContent === text);
+found.order = rows(table);
+head("few").click(); found.falling = rows(table); found.sorted = head("few").closest("th").ariaSort;
+head("few").click(); found.rising = rows(table);
+head("method").click(); found.names = rows(table);
+head("method").click(); head("method").click(); found.again = rows(table);
+const set = (name, value) => {
+  one("#filters").elements[name].value = value;
+  one("#filters").dispatchEvent(new Event("input"));
+};
+found.said = one("output").textContent;
+set("method", "CB"); found.method = rows(table); found.saidMethod = one("output").textContent;
+set("method", ""); set("words", "c b"); found.words = rows(table); set("words", "");
+set("group", "few");
+found.heads = visible("#table table.scores thead th").map((x) => x.textContent);
+found.articles = visible("article").map((x) => x.id);
+set("group", "");
+set("dataset", "Digits-LT (imbalance factor 10)");
+found.dataset = visible("article").map((x) => x.id);
+one("#filters").reset();
+setTimeout(() => {
+  found.reset = visible("article").map((x) => x.id);
+  one("#table td button.cell").click();
+  found.open = all("[popover]").filter((x) => x.matches(":popover-open"))
+    .map((x) => x.querySelector("code").textContent);
+  found.widths = [document.documentElement.scrollWidth, innerWidth];
+  document.title = JSON.stringify(found);
+}, 50);
+</script>
+"""
+
+
+@pytest.fixture
+def found(page, tmp_path, request):
+    """What the script saw in a headless browser, at a phone's width or a desktop's."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine: sorting and filtering are not driven")
+    driven = tmp_path / "driven.html"
+    driven.write_text(page.read_text().replace("</body>", SCRIPT + "</body>"))
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--no-first-run", "--enable-logging=stderr"]
+    command += [f"--disable-{name}" for name in QUIET]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={request.param},900"]
+    command += ["--virtual-time-budget=2000", "--dump-dom", driven.as_uri()]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in ran.stderr
+    title = re.search(r"<title>(.*?)</title>", ran.stdout, re.DOTALL)
+    return json.loads(html.unescape(title[1]))
+
+
+@pytest.mark.parametrize("found", [1280, 500], indirect=True)
+def test_sorting_and_filtering_in_a_browser(found):
+    assert found["order"] == found["again"] == ["CE", "CB", "mine"]
+    assert found["falling"] == ["CB", "mine", "CE"]
+    assert found["sorted"] == "descending"
+    assert found["rising"] == ["CE", "mine", "CB"]
+    assert found["names"] == ["mine", "CE", "CB"]
+    assert found["said"] == "9 rows shown"
+    assert found["method"] == ["CB"]
+    assert found["saidMethod"] == "3 rows shown"
+    assert found["words"] == ["CB"]
+    assert found["heads"] == ["method", "few", "n"]
+    assert found["articles"] == ["other", "table"]
+    assert found["dataset"] == ["other"]
+    assert found["reset"] == ["other", "table", "table-spread"]
+    assert found["open"] == ["python run.py train small ce --seeds 0 1"]
+    page_width, window_width = found["widths"]
+    assert page_width <= window_width  # nothing but the tables scrolls sideways
