@@ -120,6 +120,8 @@ def data(arguments: argparse.Namespace) -> int:
     spec = prepare(arguments.recipe, "ce", arguments.overrides).data
     root = _existing(arguments.data_root)
     if arguments.action == "build":
+        if arguments.decode:
+            raise ConfigError("--decode: has no effect on data build; leave it out")
         found = _build(spec.name, root, arguments)
     else:
         if arguments.lists:

@@ -1,5 +1,7 @@
 """Benchmarks whose images lie in files: every layout trains, whatever the number of workers."""
 
+import shutil
+
 import pytest
 
 from lt_bench import cli
@@ -148,3 +150,97 @@ def test_a_damaged_image_stops_the_run_and_is_named(workers, tmp_path, own_lists
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "not readable" in line]
     assert line.startswith(f"{written[0]}: not readable as an image: ")
     assert "--on-bad-image skip" in line
+
+
+def lines_of(root, *more, recipe="places_lt", status=2):
+    """What `data check` prints, and that it exits as it should."""
+    command = ["data", "check", recipe, *more]
+    assert cli.main(command + (["--data-root", str(root)] if root else [])) == status
+
+
+def test_check_of_nothing_says_what_to_fetch(tmp_path, own_lists, capsys):
+    shutil.rmtree(own_lists / "places_lt")
+    lines_of(tmp_path)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == (
+        "official source: Places365-Standard, http://places2.csail.mit.edu/download.html"
+    )
+    assert "  val_256.tar, 501 MB, md5 e27b17d8d44f4af9a78502beb927f808: with val_256/" in printed
+    assert printed[6:9] == [
+        f"data_lists/places_lt/{split}.txt: missing; run python run.py data build places_lt "
+        "--lists DIR (or --download)"
+        for split in ("train", "val", "test")
+    ]
+    assert printed[9].startswith(f"data root: no Places365-Standard in {tmp_path}; looked for ")
+    assert len(printed) == 10
+
+
+def test_check_of_half_of_it_says_what_is_there(tmp_path, own_lists, capsys):
+    written = trees.write_tree("places_lt", BENCHMARKS["places_lt"].layouts[1], tmp_path / "places")
+    shutil.rmtree(tmp_path / "places" / "val_256")
+    (tmp_path / "val_256.tar").write_bytes(b"")
+    (own_lists / "places_lt" / "val.txt").unlink()
+    assert written
+    lines_of(tmp_path)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[6:] == [
+        "list of train: 11 images, as published",
+        "list of test: 3 images, as published",
+        "there: data_256 in places/: data_256/; not there: val_256/",
+        "there: val_256.tar; unpack it unless that is done",
+        "data_lists/places_lt/val.txt: missing; run python run.py data build places_lt --lists DIR "
+        "(or --download)",
+        "data root: data_256 in places/: data_256/ but no val_256/ beside it; unpack that part "
+        "there",
+    ]
+
+
+@pytest.mark.parametrize("recipe", BENCHMARKS)
+def test_check_of_all_of_it_says_that_a_run_can_start(recipe, tmp_path, own_lists, capsys):
+    layout = BENCHMARKS[recipe].layouts[0]
+    trees.write_tree(recipe, layout, tmp_path)
+    lines_of(tmp_path, "--decode", recipe=recipe, status=0)
+    printed = capsys.readouterr().out.splitlines()
+    validation = "" if recipe == "inat2018" else "3 validation images; "
+    assert (
+        f"{recipe}: 11 training images, 6..2 per class, many/medium/few 0/0/3; {validation}"
+        "3 test images"
+    ) in printed
+    assert "train: all 11 images tried, 0 not readable" in printed
+    assert "test: all 3 images tried, 0 not readable" in printed
+    assert printed[-1] == "a run can start"
+
+
+def test_check_finds_absent_unreadable_and_repeated_images(tmp_path, own_lists, capsys):
+    written = trees.write_tree("imagenet_lt", BENCHMARKS["imagenet_lt"].layouts[1], tmp_path)
+    train, val, test = written[0], written[11], written[14]
+    shutil.copy(written[5], test)
+    train.write_bytes(b"no")
+    val.write_bytes(val.read_bytes()[:300])
+    lines_of(tmp_path, recipe="imagenet_lt", status=0)
+    printed = capsys.readouterr().out.splitlines()
+    repeated = f"{written[5].relative_to(tmp_path)} and {test.relative_to(tmp_path)}"
+    assert (
+        f"note: 1 images of test are also in train under another name, such as {repeated}"
+    ) in printed
+    lines_of(tmp_path, "--decode", "--workers", "2", recipe="imagenet_lt")
+    printed = capsys.readouterr().out.splitlines()
+    assert "train: all 11 images tried, 1 not readable" in printed
+    assert [line.split(":")[0] for line in printed[-2:]] == [str(train), str(val)]
+    train.unlink()
+    lines_of(tmp_path, recipe="imagenet_lt")
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[-1]
+        .startswith(
+            f"train: 1 of 11 listed images are not in {tmp_path}: {train.relative_to(tmp_path)}; "
+        )
+    )
+
+
+def test_check_without_a_data_root_asks_for_one(own_lists, capsys, monkeypatch):
+    monkeypatch.delenv("LT_BENCH_DATA", raising=False)
+    lines_of(None, recipe="inat2018")
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "data root: none given for iNaturalist 2018; give --data-root DIR or set LT_BENCH_DATA"
+    )

@@ -1,21 +1,41 @@
 """`data check`: what a dataset needs, what was found, and whether a run could start."""
 
+import hashlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lt_bench.config import Spec, bind, build
 from lt_bench.data import cifar, cifar_sources, lists
+from lt_bench.data.bad_images import OnTried, unreadable
+from lt_bench.data.benchmarks import BENCHMARKS, Benchmark, facts_of, read_split
 from lt_bench.data.build import repeats
 from lt_bench.data.cifar_sources import Family
 from lt_bench.data.datasets import DATASETS
-from lt_bench.data.types import LongTailData, Report, Split
+from lt_bench.data.layouts import search
+from lt_bench.data.listed import hint
+from lt_bench.data.types import ImageFiles, LongTailData, Report, Split
 from lt_bench.errors import DataError
 from lt_bench.metrics import shot_groups
 
+PROBLEMS_SHOWN = 20
 
-def check(name: str, options: Mapping[str, Any], root: Path | None) -> Report:
+
+def check(
+    name: str,
+    options: Mapping[str, Any],
+    root: Path | None,
+    *,
+    decode: bool = False,
+    workers: int = 1,
+    on_tried: OnTried = lambda number: None,
+) -> Report:
     """Find and verify a dataset as its recipe asks for it.
+
+    Args:
+        decode: try to read every image, with so many `workers`.
+        on_tried: called with the number of images tried since the last call.
 
     Raises:
         ConfigError: there is no such dataset or option.
@@ -26,18 +46,94 @@ def check(name: str, options: Mapping[str, Any], root: Path | None) -> Report:
     try:
         for line in _findings(spec, root):
             lines.append(line)
+        if decode:
+            data = build("data", spec, DATASETS, root)
+            for line in _decoded(data, workers, on_tried):
+                lines.append(line)
     except DataError as error:
-        return Report((*lines, *error.problems), ok=False)
+        return Report((*lines, *(p for p in error.problems if p != hint(name))), ok=False)
     return Report((*lines, "a run can start"), ok=True)
 
 
 def _findings(spec: Spec, root: Path | None) -> Iterator[str]:
     if spec.name in cifar.FAMILIES:
         yield from _cifar(cifar.FAMILIES[spec.name], cifar.Choice(**spec.options), root)
-    else:
-        data: LongTailData = build("data", spec, DATASETS, root)
-        yield f"found: {data.source}"
-        yield from _splits(data)
+        return
+    if spec.name in BENCHMARKS:
+        yield from _official(BENCHMARKS[spec.name], root)
+    data: LongTailData = build("data", spec, DATASETS, root)
+    yield f"found: {data.source}"
+    yield from _splits(data)
+    yield from _same_content(_files(data))
+
+
+def _official(benchmark: Benchmark, root: Path | None) -> Iterator[str]:
+    """What is to be fetched, and how far that has come."""
+    yield f"official source: {benchmark.title}, {benchmark.page}"
+    for archive in benchmark.archives:
+        md5 = f"md5 {archive.md5}" if archive.md5 else "no checksum published"
+        yield f"  {archive.name}, {archive.size}, {md5}: {archive.serves}"
+    facts = facts_of(benchmark)
+    for split in benchmark.published:
+        try:
+            images = len(read_split(benchmark, split, facts))
+        except DataError:
+            continue  # said with its remedy when the data is loaded
+        yield f"list of {split}: {images:,} images, as published"
+    if root is None or not root.is_dir():
+        return
+    for one in search(benchmark.layouts, benchmark.places, root):
+        missing = ", ".join(f"{folder}/" for folder in one.missing)
+        yield f"there: {one.describe(root)}" + (f"; not there: {missing}" if missing else "")
+    for archive in benchmark.archives:
+        for place in ("", *benchmark.places):
+            if (root / place / archive.name).is_file():
+                yield f"there: {Path(place) / archive.name}; unpack it unless that is done"
+
+
+def _files(data: LongTailData) -> dict[str, ImageFiles]:
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    return {name: split for name, split in splits.items() if isinstance(split, ImageFiles)}
+
+
+def _same_content(splits: Mapping[str, ImageFiles]) -> Iterator[str]:
+    """Images that are in two splits under two names; only those of one length are compared."""
+    of_length: dict[int, list[tuple[str, int]]] = defaultdict(list)
+    for name, split in splits.items():
+        for i in range(len(split)):
+            of_length[split.reader.num_bytes(i)].append((name, i))
+    shared: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for places in of_length.values():
+        if len({name for name, _ in places}) < 2:
+            continue
+        seen: dict[bytes, tuple[str, int]] = {}
+        for name, i in places:
+            digest = hashlib.sha256(splits[name].reader.content(i)).digest()
+            other, j = seen.setdefault(digest, (name, i))
+            if other != name:
+                both = f"{splits[other].listed[j]} and {splits[name].listed[i]}"
+                shared[other, name].append(both)
+    for (one, other), pairs in shared.items():
+        yield (
+            f"note: {len(pairs):,} images of {other} are also in {one} under another name, such as "
+            f"{pairs[0]}"
+        )
+
+
+def _decoded(data: LongTailData, workers: int, on_tried: OnTried) -> Iterator[str]:
+    problems: list[str] = []
+    if not (files := _files(data)):
+        raise DataError(f"--decode: has no effect on {data.name}, whose images are all read anyway")
+    for name, split in files.items():
+        bad = unreadable(split.reader, workers=workers, on_tried=on_tried)
+        problems += bad.values()
+        yield f"{name}: all {len(split):,} images tried, {len(bad):,} not readable"
+    if problems:
+        hidden = len(problems) - PROBLEMS_SHOWN
+        raise DataError(
+            problems[:PROBLEMS_SHOWN]
+            + ([f"{hidden:,} more that are not readable"] if hidden > 0 else [])
+        )
 
 
 def _cifar(family: Family, choice: cifar.Choice, root: Path | None) -> Iterator[str]:
@@ -81,7 +177,9 @@ def _splits(data: LongTailData) -> Iterator[str]:
     groups = "/".join(str(len(classes)) for classes in shot_groups(counts).values())
     yield (
         f"{data.name}: {len(data.train):,} training images, {max(counts)}..{min(counts)} per "
-        f"class, many/medium/few {groups}; {len(data.test):,} test images"
+        f"class, many/medium/few {groups}; "
+        + (f"{len(data.val):,} validation images; " if data.val else "")
+        + f"{len(data.test):,} test images"
     )
     for split, value in data.identity.items():
         yield f"identity of {split}: {value}"

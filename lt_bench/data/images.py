@@ -35,6 +35,12 @@ class Reader(Protocol):
 
     def open(self, index: int) -> Image.Image: ...
 
+    def num_bytes(self, index: int) -> int: ...
+
+    def content(self, index: int) -> bytes:
+        """The file as it is stored."""
+        ...
+
     def only(self, indices: Sequence[int]) -> "Reader":
         """Those at these positions, in this order."""
         ...
@@ -64,6 +70,12 @@ class FolderReader:
             with image:
                 return ImageOps.exif_transpose(image)
         return image
+
+    def num_bytes(self, index: int) -> int:
+        return (self.folder / self.paths[index]).stat().st_size
+
+    def content(self, index: int) -> bytes:
+        return (self.folder / self.paths[index]).read_bytes()
 
     def only(self, indices: Sequence[int]) -> "FolderReader":
         return replace(self, paths=[self.paths[i] for i in indices])

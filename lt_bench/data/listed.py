@@ -79,13 +79,13 @@ def load(
     except DataError as error:
         problems += error.problems
     if problems:
-        raise DataError([*problems, f"to see what is needed: {check_command(benchmark.name)}"])
+        raise DataError([*problems, hint(benchmark.name)])
     assert root is not None
     paths = located(items, found[0], facts["class_names"])
     for split, listed in paths.items():
         problems += missing_files(split, found[0].base, listed)
     if problems:
-        raise DataError([*problems, f"to see what is needed: {check_command(benchmark.name)}"])
+        raise DataError([*problems, hint(benchmark.name)])
     splits = {
         split: ImageFiles(
             FolderReader(found[0].base, paths[split]),
@@ -134,8 +134,8 @@ def missing_files(split: str, base: Path, paths: Sequence[str]) -> list[str]:
     ]
 
 
-def check_command(name: str) -> str:
-    return f"python run.py data check {name}"
+def hint(name: str) -> str:
+    return f"to see what is needed: python run.py data check {name}"
 
 
 def _lists(
