@@ -113,6 +113,39 @@ def rebuild(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def verify(arguments: argparse.Namespace) -> int:
+    """repeat a recorded run elsewhere and say how far it agrees"""
+    import tempfile
+    from dataclasses import replace
+
+    from lt_bench.agreement import agreement
+    from lt_bench.config import with_seed
+    from lt_bench.experiment import prepare
+    from lt_bench.record import read, record_path
+
+    record = read(record_path(arguments.results, arguments.run_id))
+    overrides = tuple(record.config.get("overrides", ()))
+    config = with_seed(prepare(record.recipe, record.overlay, overrides), record.seed)
+    if config.run_id != record.run_id:
+        raise ConfigError(
+            f"{record.run_id}: its configuration has changed since and is now {config.run_id}; "
+            f"check out commit {record.environment.get('commit')}, or run it again"
+        )
+    if arguments.precision == "auto":
+        arguments.precision = record.environment.get("precision", "auto")
+    with tempfile.TemporaryDirectory() as folder:
+        where = replace(_runtime(arguments), results=Path(folder))
+        if _run_all(_with_parents(config), where, again=False):
+            return FAILED_RUN
+        found = agreement(record, read(record_path(where.results, config.run_id)))
+    print(*found.lines, sep="\n")
+    return 0 if found.within(arguments.tolerance) else FAILED_RUN
+
+
+def _with_parents(config: "RunConfig") -> "list[RunConfig]":
+    return [*(_with_parents(config.parent) if config.parent else []), config]
+
+
 def data(arguments: argparse.Namespace) -> int:
     """check or build the files and lists of a dataset"""
     from lt_bench.experiment import prepare
@@ -357,6 +390,18 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
     _add_results(parser)
 
 
+def _verify_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_id", metavar="RUN_ID", help="a folder of results/runs")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1.0,
+        metavar="POINTS",
+        help="fail where top-1 differs by more; default: 1.0",
+    )
+    _add_machine(parser)
+
+
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["check", "build"])
     parser.add_argument("recipe", metavar="RECIPE", help="a file of configs/, with :VARIANTs")
@@ -380,6 +425,7 @@ VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[..., 
     "train": (_train_arguments, train),
     "table": (_table_arguments, table),
     "report": (_report_arguments, rebuild),
+    "verify": (_verify_arguments, verify),
     "data": (_data_arguments, data),
     "show": (_add_experiment, show),
 }

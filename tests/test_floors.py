@@ -10,7 +10,7 @@ FLOORS = {
     **dict.fromkeys(["progress", "metrics", "errors"], 0),
     **dict.fromkeys(["config", "runtime", "class_vectors", "files", "intervals"], 1),
     **dict.fromkeys(["losses", "samplers", "optim", "models", "data", "record"], 2),
-    **dict.fromkeys(["weighting", "tables"], 3),
+    **dict.fromkeys(["weighting", "tables", "agreement"], 3),
     **dict.fromkeys(["methods", "render"], 4),
     **dict.fromkeys(["train", "evaluate", "published"], 5),
     **dict.fromkeys(["experiment", "bench", "report"], 6),
