@@ -49,6 +49,31 @@ METHODS_IN_PROSE = {
     "ncm": "NCM",
     "tau_norm": "τ-norm",
     "logit_adjusted_post_hoc": "Logit adjustment (post-hoc)",
+    "weighted_ce": "Weighted CE",
+    "cb_focal": "CB focal (sigmoid)",
+    "cb_sigmoid": "CB sigmoid",
+    "ce_drw": "CE-DRW",
+    "ce_drs": "CE-DRS",
+    "class_balanced_sampling": "Class-balanced sampling",
+    "square_root_sampling": "Square-root sampling",
+    "progressive_sampling": "Progressive sampling",
+    "eql": "EQL (sigmoid)",
+    "dice": "Dice",
+    "max_pooled": "Loss max-pooling",
+    "dice_ce": "Dice + CE",
+    "loss_scheduling": "Loss scheduling (naive)",
+    "loss_scheduling_alternating": "Loss scheduling (alternating)",
+    "logit_adjusted": "Logit-adjusted loss",
+    "vs": "VS",
+    "lade": "LADE",
+    "seesaw": "Seesaw",
+    "label_aware_smoothing": "Label-aware smoothing",
+    "label_smoothing": "Label smoothing",
+    "mixup": "Mixup",
+    "recall_official_batch": "Recall (official, batch)",
+    "recall_official_ema": "Recall (official, EMA)",
+    "recall_paper_batch": "Recall (paper, batch)",
+    "recall_present_ema": "Recall (present classes, EMA)",
 }
 PARTS_IN_PROSE = {
     "ce": "CE",
@@ -267,29 +292,24 @@ def _by_seed(row: Row) -> dict[int, tuple[Record, Mapping[str, float]]]:
 def _resampled(pairs: Sequence[tuple[Record, Record]]) -> FloatArray | None:
     """Class gains over resampled test images; None where the images cannot be told apart."""
     gains = []
-    for ours, theirs in pairs:
-        mine, other = _is_right(ours), _is_right(theirs)
-        if mine is None or other is None:
-            return None
-        if ours.data.identity.get("test") != theirs.data.identity.get("test"):
-            return None
-        gains.append(mine.astype(float) - other)
-    if not gains or len({gain.shape for gain in gains}) > 1:
+    tests = {(r.data.identity.get("test"), r.test.total) for pair in pairs for r in pair}
+    if len(tests) != 1:
         return None
-    total = pairs[0][0].test.total
-    return resampled_class_gains(np.mean(gains, axis=0), _labels(total), len(total))
+    for ours, theirs in pairs:
+        labels = sorted_labels(ours)
+        if labels is None or sorted_labels(theirs) is None:
+            return None
+        mine, other = (record.test.predictions() == labels for record in (ours, theirs))
+        gains.append(mine.astype(float) - other)
+    return resampled_class_gains(np.mean(gains, axis=0), labels, len(pairs[0][0].test.total))
 
 
-def _is_right(record: Record) -> IntArray | None:
-    """Whether each test image was predicted right; None where the list is not sorted by class."""
-    labels, predicted = _labels(record.test.total), record.test.predictions()
-    hits = np.bincount(labels[labels == predicted], minlength=len(record.test.total))
-    is_sorted = np.array_equal(hits, record.test.correct)
-    return (labels == predicted).astype(np.int64) if is_sorted else None
-
-
-def _labels(total: Sequence[int]) -> IntArray:
-    return np.repeat(np.arange(len(total)), total)
+def sorted_labels(record: Record) -> IntArray | None:
+    """The class of each test image in list order; None where the list is not sorted by class."""
+    total = record.test.total
+    labels = np.repeat(np.arange(len(total)), total)
+    hits = np.bincount(labels[labels == record.test.predictions()], minlength=len(total))
+    return labels if np.array_equal(hits, record.test.correct) else None
 
 
 def is_bold(rows: Sequence[Row], name: str, column: Column) -> list[bool]:
