@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from lt_bench.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
-    from lt_bench.config import RunConfig
+    from lt_bench.config import RunConfig, Spec
     from lt_bench.data.types import Report
     from lt_bench.record import Record
     from lt_bench.runtime import Runtime
@@ -147,23 +147,30 @@ def _with_parents(config: "RunConfig") -> "list[RunConfig]":
 
 
 def data(arguments: argparse.Namespace) -> int:
-    """check or build the files and lists of a dataset"""
+    """check, build or pack the files and lists of a dataset"""
     from lt_bench.experiment import prepare
 
     spec = prepare(arguments.recipe, "ce", arguments.overrides).data
     root = _existing(arguments.data_root)
+    _refuse_idle_flags(arguments)
     if arguments.action == "build":
-        if arguments.decode:
-            raise ConfigError("--decode: has no effect on data build; leave it out")
         found = _build(spec.name, root, arguments)
+    elif arguments.action == "pack":
+        found = _pack(spec, root, arguments)
     else:
-        if arguments.lists:
-            raise ConfigError("--lists: has no effect on data check; leave it out")
         if arguments.download:
             _download(spec.name, root)
-        found = _check(spec.name, spec.options, root, arguments)
+        found = _check(spec, root, arguments)
     print(*found.lines, sep="\n")
     return 0 if found.ok else USER_MISTAKE
+
+
+def _refuse_idle_flags(arguments: argparse.Namespace) -> None:
+    """A flag that would do nothing is a mistake."""
+    serves = {"lists": "build", "decode": "check", "format": "pack", "download": "build check"}
+    for flag, actions in serves.items():
+        if getattr(arguments, flag) and arguments.action not in actions.split():
+            raise ConfigError(f"--{flag}: has no effect on data {arguments.action}; leave it out")
 
 
 def _build(name: str, root: Path | None, arguments: argparse.Namespace) -> "Report":
@@ -183,20 +190,46 @@ def _build(name: str, root: Path | None, arguments: argparse.Namespace) -> "Repo
     return Report(tuple(build_lists(name, root)), ok=True)
 
 
-def _check(
-    name: str, options: Mapping[str, Any], root: Path | None, arguments: argparse.Namespace
-) -> "Report":
+def _check(spec: "Spec", root: Path | None, arguments: argparse.Namespace) -> "Report":
+    from lt_bench.data.check import check
+
+    with _image_bar(is_shown=arguments.decode) as tried:
+        return check(
+            spec.name,
+            spec.options,
+            root,
+            decode=arguments.decode,
+            workers=_workers(arguments),
+            on_tried=tried,
+        )
+
+
+def _pack(spec: "Spec", root: Path | None, arguments: argparse.Namespace) -> "Report":
+    from lt_bench.data.pack import Format, pack_path, write_pack
+    from lt_bench.experiment import load_data
+
+    data = load_data(spec, root)
+    if root is None:
+        raise ConfigError(f"data pack: {spec.name} needs no files; there is nothing to pack")
+    path = pack_path(root / spec.options.get("path", ""), spec.name)
+    form: Format = arguments.format or "jpeg"
+    with _image_bar(is_shown=True) as packed:
+        return write_pack(data, path, form=form, workers=_workers(arguments), on_packed=packed)
+
+
+@contextmanager
+def _image_bar(is_shown: bool) -> "Iterator[Callable[[int], object]]":
+    """Counts images on a terminal."""
     from tqdm import tqdm
 
-    from lt_bench.data.check import check
+    with tqdm(unit="image", leave=False, disable=not (is_shown and sys.stderr.isatty())) as bar:
+        yield bar.update
+
+
+def _workers(arguments: argparse.Namespace) -> int:
     from lt_bench.runtime import usable_cores
 
-    workers = usable_cores() if arguments.workers is None else arguments.workers
-    silent = not (arguments.decode and sys.stderr.isatty())
-    with tqdm(unit="image", leave=False, disable=silent) as bar:
-        return check(
-            name, options, root, decode=arguments.decode, workers=workers, on_tried=bar.update
-        )
+    return usable_cores() if arguments.workers is None else int(arguments.workers)
 
 
 def _download(name: str, root: Path | None) -> None:
@@ -403,7 +436,7 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=["check", "build"])
+    parser.add_argument("action", choices=["check", "build", "pack"])
     parser.add_argument("recipe", metavar="RECIPE", help="a file of configs/, with :VARIANTs")
     parser.add_argument(
         "overrides", metavar="key=value", nargs="*", help="such as data.subset=ldam"
@@ -418,6 +451,9 @@ def _data_arguments(parser: argparse.ArgumentParser) -> None:
         help="fetch CIFAR into the data root, or the published lists",
     )
     parser.add_argument("--decode", action="store_true", help="check: try to read every image")
+    parser.add_argument(
+        "--format", choices=["jpeg", "uint8"], help="pack: how images are kept; default: jpeg"
+    )
     _add_workers(parser)
 
 

@@ -21,15 +21,6 @@ TINY = [
 ]
 
 
-@pytest.fixture
-def own_lists(tmp_path, monkeypatch):
-    folder = tmp_path / "data_lists"
-    for name in BENCHMARKS:
-        trees.write_lists(name, folder)
-    monkeypatch.setattr(lists, "LISTS", folder)
-    return folder
-
-
 def train(recipe, root, results, *more):
     """One tiny run through the command line; its record."""
     command = ["train", recipe, "ce", *TINY, "--data-root", str(root), "--results", str(results)]
@@ -47,7 +38,7 @@ def problems(name, root, **options):
 @pytest.mark.parametrize(
     ("name", "layout", "place"), trees.FORMS, ids=lambda value: getattr(value, "name", value)
 )
-def test_every_layout_trains_through_its_recipe(name, layout, place, tmp_path, own_lists):
+def test_every_layout_trains_through_its_recipe(name, layout, place, tmp_path, mini_lists):
     trees.write_tree(name, layout, tmp_path / "data" / place)
     record = train(name, tmp_path / "data", tmp_path / "results", "--workers", "0")
     assert record.data.class_counts == trees.TRAIN_COUNTS
@@ -61,7 +52,7 @@ def test_every_layout_trains_through_its_recipe(name, layout, place, tmp_path, o
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_losses_are_the_same_to_the_bit_with_any_number_of_workers(name, tmp_path, own_lists):
+def test_losses_are_the_same_to_the_bit_with_any_number_of_workers(name, tmp_path, mini_lists):
     trees.write_tree(name, BENCHMARKS[name].layouts[0], tmp_path / "data")
     losses, predicted = set(), set()
     for workers in ("0", "1", "2"):
@@ -73,7 +64,7 @@ def test_losses_are_the_same_to_the_bit_with_any_number_of_workers(name, tmp_pat
     assert len(set(of_epochs)) == 2  # it did learn
 
 
-def test_the_published_recipes_own_network_trains(tmp_path, own_lists):
+def test_the_published_recipes_own_network_trains(tmp_path, mini_lists):
     trees.write_tree("imagenet_lt", BENCHMARKS["imagenet_lt"].layouts[0], tmp_path / "data")
     command = ["train", "imagenet_lt:eql", "ce", "optim.epochs=1", "optim.batch_size=8"]
     command += ["data.image_size=64", "--device", "cpu", "--workers", "0"]
@@ -83,7 +74,7 @@ def test_the_published_recipes_own_network_trains(tmp_path, own_lists):
     assert read(path).num_parameters == 4_905_792 + 512 * 3 + 3
 
 
-def test_a_choice_between_layouts_is_said_and_can_be_made(tmp_path, own_lists):
+def test_a_choice_between_layouts_is_said_and_can_be_made(tmp_path, mini_lists):
     for layout in BENCHMARKS["places_lt"].layouts[:2]:
         trees.write_tree("places_lt", layout, tmp_path / "places365")
     easy, official = "train/, val/", "data_256/, val_256/"
@@ -97,8 +88,8 @@ def test_a_choice_between_layouts_is_said_and_can_be_made(tmp_path, own_lists):
     assert "data_256/c/church/indoor/00000100.jpg" in chosen.train.reader.paths
 
 
-def test_missing_lists_and_images_are_all_said_at_once(tmp_path, own_lists):
-    (own_lists / "places_lt" / "val.txt").unlink()
+def test_missing_lists_and_images_are_all_said_at_once(tmp_path, mini_lists):
+    (mini_lists / "places_lt" / "val.txt").unlink()
     found = problems("places_lt", tmp_path)
     assert found[0].startswith(
         "data_lists/places_lt/val.txt: missing; run python run.py data build"
@@ -108,7 +99,7 @@ def test_missing_lists_and_images_are_all_said_at_once(tmp_path, own_lists):
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_a_missing_image_is_named(name, tmp_path, own_lists):
+def test_a_missing_image_is_named(name, tmp_path, mini_lists):
     written = trees.write_tree(name, BENCHMARKS[name].layouts[0], tmp_path)
     written[2].unlink()
     found = problems(name, tmp_path)
@@ -119,7 +110,7 @@ def test_a_missing_image_is_named(name, tmp_path, own_lists):
     )
 
 
-def test_a_half_complete_tree_says_what_is_missing(tmp_path, own_lists):
+def test_a_half_complete_tree_says_what_is_missing(tmp_path, mini_lists):
     written = trees.write_tree("places_lt", BENCHMARKS["places_lt"].layouts[1], tmp_path)
     for path in written:
         if "val_256" in path.parts:
@@ -131,8 +122,8 @@ def test_a_half_complete_tree_says_what_is_missing(tmp_path, own_lists):
     )
 
 
-def test_a_list_changed_after_it_was_built_is_refused(tmp_path, own_lists):
-    path = own_lists / "imagenet_lt" / "train.txt"
+def test_a_list_changed_after_it_was_built_is_refused(tmp_path, mini_lists):
+    path = mini_lists / "imagenet_lt" / "train.txt"
     path.write_text(path.read_text().replace("_0.JPEG", "_9.JPEG", 1), encoding="utf-8")
     assert problems("imagenet_lt", tmp_path)[0].startswith(
         "data_lists/imagenet_lt/train.txt: identity "
@@ -140,7 +131,7 @@ def test_a_list_changed_after_it_was_built_is_refused(tmp_path, own_lists):
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_damaged_image_stops_the_run_and_is_named(workers, tmp_path, own_lists, capsys):
+def test_a_damaged_image_stops_the_run_and_is_named(workers, tmp_path, mini_lists, capsys):
     written = trees.write_tree("places_lt", BENCHMARKS["places_lt"].layouts[0], tmp_path)
     content = written[0].read_bytes()
     written[0].write_bytes(content[: len(content) // 2])
@@ -158,8 +149,8 @@ def lines_of(root, *more, recipe="places_lt", status=2):
     assert cli.main(command + (["--data-root", str(root)] if root else [])) == status
 
 
-def test_check_of_nothing_says_what_to_fetch(tmp_path, own_lists, capsys):
-    shutil.rmtree(own_lists / "places_lt")
+def test_check_of_nothing_says_what_to_fetch(tmp_path, mini_lists, capsys):
+    shutil.rmtree(mini_lists / "places_lt")
     lines_of(tmp_path)
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == (
@@ -175,11 +166,11 @@ def test_check_of_nothing_says_what_to_fetch(tmp_path, own_lists, capsys):
     assert len(printed) == 10
 
 
-def test_check_of_half_of_it_says_what_is_there(tmp_path, own_lists, capsys):
+def test_check_of_half_of_it_says_what_is_there(tmp_path, mini_lists, capsys):
     written = trees.write_tree("places_lt", BENCHMARKS["places_lt"].layouts[1], tmp_path / "places")
     shutil.rmtree(tmp_path / "places" / "val_256")
     (tmp_path / "val_256.tar").write_bytes(b"")
-    (own_lists / "places_lt" / "val.txt").unlink()
+    (mini_lists / "places_lt" / "val.txt").unlink()
     assert written
     lines_of(tmp_path)
     printed = capsys.readouterr().out.splitlines()
@@ -196,7 +187,7 @@ def test_check_of_half_of_it_says_what_is_there(tmp_path, own_lists, capsys):
 
 
 @pytest.mark.parametrize("recipe", BENCHMARKS)
-def test_check_of_all_of_it_says_that_a_run_can_start(recipe, tmp_path, own_lists, capsys):
+def test_check_of_all_of_it_says_that_a_run_can_start(recipe, tmp_path, mini_lists, capsys):
     layout = BENCHMARKS[recipe].layouts[0]
     trees.write_tree(recipe, layout, tmp_path)
     lines_of(tmp_path, "--decode", recipe=recipe, status=0)
@@ -211,7 +202,7 @@ def test_check_of_all_of_it_says_that_a_run_can_start(recipe, tmp_path, own_list
     assert printed[-1] == "a run can start"
 
 
-def test_check_finds_absent_unreadable_and_repeated_images(tmp_path, own_lists, capsys):
+def test_check_finds_absent_unreadable_and_repeated_images(tmp_path, mini_lists, capsys):
     written = trees.write_tree("imagenet_lt", BENCHMARKS["imagenet_lt"].layouts[1], tmp_path)
     train, val, test = written[0], written[11], written[14]
     shutil.copy(written[5], test)
@@ -238,7 +229,7 @@ def test_check_finds_absent_unreadable_and_repeated_images(tmp_path, own_lists, 
     )
 
 
-def test_check_without_a_data_root_asks_for_one(own_lists, capsys, monkeypatch):
+def test_check_without_a_data_root_asks_for_one(mini_lists, capsys, monkeypatch):
     monkeypatch.delenv("LT_BENCH_DATA", raising=False)
     lines_of(None, recipe="inat2018")
     assert capsys.readouterr().out.splitlines()[-1] == (

@@ -2,8 +2,9 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +13,10 @@ from PIL import Image
 
 from lt_bench.config import Count, ImbalanceFactor
 from lt_bench.data.image_list import parse, read_text
-from lt_bench.data.images import FolderReader
-from lt_bench.data.listed import Decode, missing_files
+from lt_bench.data.images import FolderReader, Reader
+from lt_bench.data.listed import PACK, Decode, missing_files
 from lt_bench.data.lists import Item, by_label, first, identity, ranked
+from lt_bench.data.pack import pack_path, read_pack
 from lt_bench.data.profiles import SubsetSeed, largest_counts
 from lt_bench.data.types import ImageFiles, LongTailData
 from lt_bench.errors import ConfigError, DataError
@@ -30,20 +32,20 @@ class Held:
     """What a folder holds: the items of each split, and where they lie below it.
 
     `listed` paths are composed Unicode, so that a folder keeps its identity from one file system
-    to another.
+    to another. `reader` opens the images of some items.
     """
 
     class_names: Sequence[str]
     items: Mapping[str, Sequence[Item]]
-    path_of: Mapping[str, str]
     source: str
+    reader: Callable[[Sequence[Item]], Reader]
 
 
 def folder(
     root: Path | None,
     *,
     path: str = "",
-    layout: Literal["auto", "folders", "lists"] = "auto",
+    layout: Literal["auto", "folders", "lists", "pack"] = "auto",
     profile: Literal["none", "exponential", "step", "pareto"] = "none",
     imbalance_factor: ImbalanceFactor | None = None,
     test_per_class: Count | None = None,
@@ -69,13 +71,6 @@ def folder(
     base = _base(root, path)
     held = read_folder(base, layout)
     items = dict(held.items)
-    problems = [
-        problem
-        for split, listed in items.items()
-        for problem in missing_files(split, base, [held.path_of[name] for name, _ in listed])
-    ]
-    if problems:
-        raise DataError(problems)
     num_classes = len(held.class_names)
     pool = ranked(items["train"], num_classes=num_classes, subset_seed=subset_seed)
     said = held.source
@@ -94,7 +89,7 @@ def folder(
     items["train"] = by_label(pool)
     splits = {
         split: ImageFiles(
-            FolderReader(base, [held.path_of[name] for name, _ in listed], is_turned=True),
+            held.reader(listed),
             [name for name, _ in listed],
             torch.tensor([label for _, label in listed]),
             image_size,
@@ -123,7 +118,10 @@ def read_folder(base: Path, layout: str) -> Held:
         DataError: there is no such layout, a class without training images, or an unknown class.
     """
     lists_there = [split for split in SPLITS if (base / f"{split}.txt").is_file()]
-    if layout == "lists" or (layout == "auto" and not (base / "train").is_dir() and lists_there):
+    if layout == PACK:
+        pack = read_pack(pack_path(base, "folder"))
+        held = Held(pack.class_names, pack.items, pack.source, pack.reader)
+    elif layout == "lists" or (layout == "auto" and not (base / "train").is_dir() and lists_there):
         held = _read_lists(base)
     else:
         held = _read_class_folders(base)
@@ -182,7 +180,7 @@ def _read_class_folders(base: Path) -> Held:
     source = f"folders in {base.name}/: {', '.join(f'{split}/' for split in inner)}"
     if others:
         source += f"; {len(others):,} that are no images left out, such as {others[0]}"
-    return Held(list(label_of), items, path_of, source)
+    return Held(list(label_of), items, source, partial(_reader, base, path_of))
 
 
 def _class_folders(folder_of_split: Path) -> list[str]:
@@ -217,9 +215,20 @@ def _read_lists(base: Path) -> Held:
         )
         for split, text in texts.items()
     }
-    listed = [name for of_split in items.values() for name, _ in of_split]
+    problems = [
+        problem
+        for split, listed in items.items()
+        for problem in missing_files(split, base, [path for path, _ in listed])
+    ]
+    if problems:
+        raise DataError(problems)
+    path_of = {path: path for listed in items.values() for path, _ in listed}
     source = f"lists in {base.name}/: {', '.join(f'{split}.txt' for split in texts)}"
-    return Held(class_names, items, {name: name for name in listed}, source)
+    return Held(class_names, items, source, partial(_reader, base, path_of))
+
+
+def _reader(base: Path, path_of: Mapping[str, str], listed: Sequence[Item]) -> FolderReader:
+    return FolderReader(base, [path_of[name] for name, _ in listed], is_turned=True)
 
 
 def _carve(

@@ -3,7 +3,8 @@
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -146,11 +147,17 @@ def pixels(
     Raises:
         DataError: the file is missing, damaged or no image.
     """
+    with unreadable_as(reader, index), reader.open(index) as image:
+        _refuse_huge(image)
+        cut = window(*image.size, size, draw)
+        return np.asarray(_cut_out(image, cut, size, is_scaled))
+
+
+@contextmanager
+def unreadable_as(reader: Reader, index: int) -> Iterator[None]:
+    """What Pillow raises for a damaged file becomes an error that names the file."""
     try:
-        with reader.open(index) as image:
-            _refuse_huge(image)
-            cut = window(*image.size, size, draw)
-            return np.asarray(_cut_out(image, cut, size, is_scaled))
+        yield
     except UNREADABLE as error:
         raise DataError(
             f"{reader.name(index)}: not readable as an image: {error}; replace it, or leave it "

@@ -19,20 +19,22 @@ from lt_bench.data.benchmarks import (
     read_split,
     shared_images,
 )
-from lt_bench.data.images import FolderReader
+from lt_bench.data.images import FolderReader, Reader
 from lt_bench.data.layouts import Found
 from lt_bench.data.lists import Item, identity
+from lt_bench.data.pack import pack_path, read_pack
 from lt_bench.data.types import ImageFiles, LongTailData
 from lt_bench.errors import DataError
 
 Decode = Literal["exact", "scaled"]
+PACK = "pack"
 MISSING_SHOWN = 3
 
 
 def imagenet_lt(
     root: Path | None,
     *,
-    layout: Literal["auto", "class_folders", "flat_val"] = "auto",
+    layout: Literal["auto", "class_folders", "flat_val", "pack"] = "auto",
     image_size: Count = 224,
     decode: Decode = "exact",
 ) -> LongTailData:
@@ -44,7 +46,13 @@ def places_lt(
     root: Path | None,
     *,
     layout: Literal[
-        "auto", "easy_format", "data_256", "data_256_standard", "data_large", "data_large_standard"
+        "auto",
+        "easy_format",
+        "data_256",
+        "data_256_standard",
+        "data_large",
+        "data_large_standard",
+        "pack",
     ] = "auto",
     image_size: Count = 224,
     decode: Decode = "exact",
@@ -56,7 +64,7 @@ def places_lt(
 def inat2018(
     root: Path | None,
     *,
-    layout: Literal["auto", "train_val2018", "2018", "inside_train_val2018"] = "auto",
+    layout: Literal["auto", "train_val2018", "2018", "inside_train_val2018", "pack"] = "auto",
     image_size: Count = 224,
     decode: Decode = "exact",
 ) -> LongTailData:
@@ -67,7 +75,7 @@ def inat2018(
 def load(
     benchmark: Benchmark, root: Path | None, *, layout: str, image_size: int, decode: Decode
 ) -> LongTailData:
-    """The benchmark as published, from the first layout that is complete.
+    """The benchmark as published, from the first layout that is complete or from its pack.
 
     Raises:
         DataError: everything that is missing or wrong, a line each.
@@ -75,20 +83,17 @@ def load(
     facts = facts_of(benchmark)
     items, problems = _lists(benchmark, facts)
     try:
-        found = layouts.choose(benchmark.title, benchmark.layouts, benchmark.places, root, layout)
+        if layout == PACK:
+            readers, source = _packed(benchmark, root, items)
+        else:
+            readers, source = _on_disk(benchmark, root, layout, items, facts["class_names"])
     except DataError as error:
         problems += error.problems
     if problems:
         raise DataError([*problems, hint(benchmark.name)])
-    assert root is not None
-    paths = located(items, found[0], facts["class_names"])
-    for split, listed in paths.items():
-        problems += missing_files(split, found[0].base, listed)
-    if problems:
-        raise DataError([*problems, hint(benchmark.name)])
     splits = {
         split: ImageFiles(
-            FolderReader(found[0].base, paths[split]),
+            readers[split],
             [path for path, _ in listed],
             torch.tensor([label for _, label in listed]),
             image_size,
@@ -107,9 +112,39 @@ def load(
         identity={split: identity(listed) for split, listed in items.items()},
         mean=benchmark.mean,
         std=benchmark.std,
-        source=found[0].describe(root)
-        + "".join(f"; also there, not used: {other.describe(root)}" for other in found[1:]),
+        source=source,
     )
+
+
+def _packed(
+    benchmark: Benchmark, root: Path | None, items: Mapping[str, Sequence[Item]]
+) -> tuple[Mapping[str, Reader], str]:
+    """A reader for each split out of the pack, and what the pack says of itself."""
+    if root is None:
+        raise DataError("data root: none given; give --data-root DIR, which holds the pack")
+    pack = read_pack(pack_path(root, benchmark.name))
+    return {split: pack.reader(listed) for split, listed in items.items()}, pack.source
+
+
+def _on_disk(
+    benchmark: Benchmark,
+    root: Path | None,
+    layout: str,
+    items: Mapping[str, Sequence[Item]],
+    class_names: Sequence[str],
+) -> tuple[Mapping[str, Reader], str]:
+    """A reader for each split out of the first complete layout, and where that is."""
+    found, *others = layouts.choose(
+        benchmark.title, benchmark.layouts, benchmark.places, root, layout
+    )
+    assert root is not None  # or nothing would have been found
+    paths = located(items, found, class_names)
+    if problems := [p for split in paths for p in missing_files(split, found.base, paths[split])]:
+        raise DataError(problems)
+    source = found.describe(root) + "".join(
+        f"; also there, not used: {other.describe(root)}" for other in others
+    )
+    return {split: FolderReader(found.base, paths[split]) for split in paths}, source
 
 
 def located(

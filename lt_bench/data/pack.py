@@ -1,0 +1,286 @@
+"""Packs: all images of a dataset, at the size at which they are needed, in one file.
+
+A pack is an Arrow stream (pyarrow, the extra "parquet"), memory-mapped: a row for each image with
+its split, canonical path, label, size and bytes. It grows under another name, a batch of rows at a
+time, and appears under its own when it is complete; what an interrupted `data pack` left is used.
+"""
+
+import functools
+import io
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from lt_bench.data.images import Reader, to_rgb, unreadable_as, with_short_side
+from lt_bench.data.lists import Item
+from lt_bench.data.types import ImageFiles, LongTailData, Report
+from lt_bench.errors import DataError
+
+Format = Literal["jpeg", "uint8"]
+ROWS = 256  # at a time
+QUALITY = 90
+END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+
+OnPacked = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class PackReader:
+    """The images at some rows of a pack; every process maps the file for itself."""
+
+    path: Path
+    rows: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, index: int) -> str:
+        return f"{self.path}, {_opened(self.path)['path'][self.rows[index]]}"
+
+    def open(self, index: int) -> Image.Image:
+        pack, row = _opened(self.path), self.rows[index]
+        stored = pack["image"][row].as_buffer()
+        width, height = pack["width"][row].as_py(), pack["height"][row].as_py()
+        if pack.schema.metadata[b"format"] == b"uint8":
+            return Image.frombuffer("RGB", (width, height), stored, "raw", "RGB", 0, 1)
+        return Image.open(io.BytesIO(stored))
+
+    def num_bytes(self, index: int) -> int:
+        return len(_opened(self.path)["image"][self.rows[index]].as_buffer())
+
+    def content(self, index: int) -> bytes:
+        return _opened(self.path)["image"][self.rows[index]].as_buffer().to_pybytes()  # type: ignore[no-any-return]
+
+    def only(self, indices: Sequence[int]) -> "PackReader":
+        return replace(self, rows=[self.rows[i] for i in indices])
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A complete pack: its items by split, the row of each path, and what it says of itself."""
+
+    path: Path
+    items: Mapping[str, Sequence[Item]]
+    row_of: Mapping[str, int]
+    class_names: Sequence[str]
+    source: str
+
+    def reader(self, listed: Sequence[Item]) -> PackReader:
+        """The images of these items.
+
+        Raises:
+            DataError: one is not in the pack.
+        """
+        missing = [path for path, _ in listed if path not in self.row_of]
+        if missing:
+            raise DataError(
+                f"{self.path}: {len(missing):,} of {len(listed):,} listed images are not in this "
+                f"pack, the first {missing[0]}; remove it and run data pack again"
+            )
+        return PackReader(self.path, [self.row_of[path] for path, _ in listed])
+
+
+def pack_path(base: Path, name: str) -> Path:
+    return base / f"{name}.pack"
+
+
+def read_pack(path: Path) -> Pack:
+    """Open a pack and verify that it is whole.
+
+    Raises:
+        DataError: there is none, or it is incomplete or damaged.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such pack; make it with python run.py data pack")
+    with path.open("rb") as file:
+        file.seek(-min(len(END_OF_STREAM), path.stat().st_size), os.SEEK_END)
+        if file.read() != END_OF_STREAM:
+            raise DataError(f"{path}: incomplete; remove it and run data pack again")
+    table = _opened(path)
+    said = json.loads(table.schema.metadata[b"pack"])
+    columns = (table[name].to_pylist() for name in ("split", "path", "label"))
+    items: dict[str, list[Item]] = {}
+    row_of = {}
+    for row, (split, image, label) in enumerate(zip(*columns, strict=True)):
+        items.setdefault(split, []).append((image, label))
+        row_of[image] = row
+    if len(row_of) != said["images"]:
+        raise DataError(
+            f"{path}: {len(row_of):,} images, {said['images']:,} expected; remove it and run data "
+            "pack again"
+        )
+    return Pack(path, items, row_of, said["class_names"], f"{path.name} ({_describe(said)})")
+
+
+def write_pack(
+    data: LongTailData,
+    path: Path,
+    *,
+    form: Format,
+    workers: int,
+    on_packed: OnPacked = lambda number: None,
+) -> Report:
+    """Pack all splits of `data`, going on from what an interrupted run left.
+
+    JPEG files that are no larger than needed are kept as they are. Images become smaller only:
+    the short side is 8/7 of the size at which they are seen.
+
+    Args:
+        on_packed: called with the number of images packed since the last call.
+
+    Raises:
+        DataError: an image cannot be read; everything packed so far is kept.
+    """
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    files = {name: split for name, split in splits.items() if isinstance(split, ImageFiles)}
+    if not files:
+        raise DataError(f"{data.name}: its images are kept in memory; there is nothing to pack")
+    short = round(files["train"].size * 8 / 7)
+    entries = [(name, i) for name, split in files.items() for i in range(len(split))]
+    said = {
+        "dataset": data.name,
+        "format": form,
+        "quality": QUALITY if form == "jpeg" else None,
+        "short_side": short,
+        "images": len(entries),
+        "identity": dict(data.identity),
+        "class_names": list(data.class_names),
+        "source": data.source,
+    }
+    schema = _schema(said)
+    if path.is_file() and _opened(path).schema.metadata == schema.metadata:
+        return Report((f"{path}: already there, {_describe(said)}",), ok=True)
+    part = path.with_name(f".{path.name}.part")
+    done = _resume(part, schema)
+    on_packed(done)
+    with part.open("r+b" if done else "wb") as file, ThreadPoolExecutor(max(1, workers)) as pool:
+        if not done:
+            file.write(schema.serialize())
+        file.seek(0, os.SEEK_END)
+        for at in range(done, len(entries), ROWS):
+            batch = entries[at : at + ROWS]
+            encoded = list(
+                pool.map(lambda e: _encode(files[e[0]].reader, e[1], short, form), batch)
+            )
+            file.write(_rows(schema, files, batch, encoded))
+            file.flush()
+            os.fsync(file.fileno())
+            on_packed(len(batch))
+        file.write(END_OF_STREAM)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    _opened.cache_clear()
+    size = path.stat().st_size / 1e6
+    began = f", {done:,} of them by an earlier run" if done else ""
+    return Report(
+        (f"{path}: {len(entries):,} images{began}, {size:,.1f} MB, {_describe(said)}",), ok=True
+    )
+
+
+def _describe(said: Mapping[str, Any]) -> str:
+    form = f"JPEG quality {said['quality']}" if said["format"] == "jpeg" else "uint8 pixels"
+    return f"short side at most {said['short_side']}, {form}, from {said['source']}"
+
+
+def _encode(reader: Reader, index: int, short: int, form: Format) -> tuple[bytes, int, int]:
+    """An image as it is packed, its width and its height."""
+    with unreadable_as(reader, index), reader.open(index) as image:
+        size = with_short_side(*image.size, short)
+        is_small = min(image.size) <= short
+        if form == "jpeg" and is_small and image.format == "JPEG" and image.mode == "RGB":
+            image.load()  # refuses a damaged file
+            return reader.content(index), *image.size
+        rgb = to_rgb(image)
+        if not is_small:
+            rgb = rgb.resize(size, Image.Resampling.BILINEAR)
+        if form == "uint8":
+            return rgb.tobytes(), *rgb.size
+        stream = io.BytesIO()
+        rgb.save(stream, "JPEG", quality=QUALITY)
+        return stream.getvalue(), *rgb.size
+
+
+def _schema(said: Mapping[str, Any]) -> Any:
+    arrow = _arrow()
+    return arrow.schema(
+        [
+            ("split", arrow.string()),
+            ("path", arrow.string()),
+            ("label", arrow.int32()),
+            ("width", arrow.int32()),
+            ("height", arrow.int32()),
+            ("image", arrow.large_binary()),
+        ],
+        metadata={"pack": json.dumps(said), "format": said["format"]},
+    )
+
+
+def _rows(
+    schema: Any,
+    files: Mapping[str, ImageFiles],
+    batch: Sequence[tuple[str, int]],
+    encoded: Sequence[tuple[bytes, int, int]],
+) -> Any:
+    """A batch of rows as it is written to the file."""
+    images, widths, heights = zip(*encoded, strict=True)
+    columns = [
+        [name for name, _ in batch],
+        [files[name].listed[i] for name, i in batch],
+        [int(files[name].labels[i]) for name, i in batch],
+        widths,
+        heights,
+        images,
+    ]
+    arrow = _arrow()
+    arrays = [arrow.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
+    return arrow.record_batch(arrays, schema=schema).serialize()
+
+
+def _resume(part: Path, schema: Any) -> int:
+    """The rows that an interrupted run of the same pack left; a torn last batch is cut off."""
+    if not part.is_file():
+        return 0
+    arrow = _arrow()
+    rows, good = 0, 0
+    with arrow.memory_map(str(part)) as source:
+        try:
+            reader = arrow.ipc.open_stream(source)
+            if reader.schema.metadata != schema.metadata:
+                return 0
+            for batch in reader:
+                rows, good = rows + len(batch), source.tell()
+        except (arrow.ArrowInvalid, OSError):
+            pass  # torn here
+    if rows:
+        os.truncate(part, good)
+    return rows
+
+
+def _arrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.ipc
+    except ImportError as error:
+        raise DataError(
+            "pyarrow: not installed, and packs need it; python -m pip install 'lt-bench[parquet]'"
+        ) from error
+    return pyarrow
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(path: Path) -> Any:
+    """The rows of a pack, mapped into memory."""
+    arrow = _arrow()
+    try:
+        return arrow.ipc.open_stream(arrow.memory_map(str(path))).read_all()
+    except (arrow.ArrowInvalid, OSError) as error:
+        raise DataError(
+            f"{path}: not readable as a pack: {error}; remove it and run data pack again"
+        ) from error

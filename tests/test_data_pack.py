@@ -1,0 +1,180 @@
+"""Packs: the same images in one file, whole or not at all, taken up where they were left."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lt_bench import cli
+from lt_bench.data import lists, pack
+from lt_bench.data.datasets import DATASETS
+from lt_bench.data.images import CentreWindow, pixels
+from lt_bench.data.pack import pack_path, read_pack, write_pack
+from lt_bench.errors import DataError
+from lt_bench.record import read
+from tests import trees
+from tests.test_data_files import TINY, train
+from tests.test_data_folder import fill
+
+SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "imagenet_sample"
+
+pytest.importorskip("pyarrow", reason="packs need the extra parquet")
+
+
+@pytest.fixture
+def places(tmp_path, mini_lists):
+    trees.write_tree("places_lt", trees.PLACES[1], tmp_path)
+    return DATASETS["places_lt"](tmp_path)
+
+
+def packed(data, root, form="jpeg", workers=1, **options):
+    path = pack_path(root, data.name)
+    return path, write_pack(data, path, form=form, workers=workers, **options)
+
+
+def view(split, index, size):
+    draw = np.random.default_rng(0)
+    return pixels(split.reader, index, CentreWindow(), size=size, draw=draw)
+
+
+@pytest.mark.parametrize("name", trees.CLASSES)
+@pytest.mark.parametrize("form", ["jpeg", "uint8"])
+def test_a_benchmark_trains_from_its_pack_with_the_numbers_of_its_files(
+    name, form, tmp_path, mini_lists
+):
+    """The tiny photos are no larger than needed, so packing keeps every pixel."""
+    layout = next(form[1] for form in trees.FORMS if form[0] == name)
+    trees.write_tree(name, layout, tmp_path / "data")
+    command = ["data", "pack", name, "data.image_size=40", "--data-root", str(tmp_path / "data")]
+    assert cli.main([*command, "--format", form, "--workers", "2"]) == 0
+    losses = set()
+    for kind, workers in (("auto", "0"), ("pack", "0"), ("pack", "2")):
+        results = tmp_path / f"{kind}{workers}"
+        more = [f"data.layout={kind}", "--workers", workers]
+        record = train(name, tmp_path / "data", results, *more)
+        losses.add(tuple(epoch.loss for epoch in record.history))
+    assert len(losses) == 1
+    assert record.data.source.startswith(f"{name}.pack (short side at most 46, ")
+    assert record.data.identity == {s: lists.identity(i) for s, i in trees.items(name).items()}
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the sample photos are not here")
+def test_photos_are_packed_at_the_size_at_which_they_are_seen(tmp_path):
+    for i, photo in enumerate(sorted(SHARED.iterdir())[:16]):
+        place = tmp_path / "train" / "ab"[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo, place)
+    files = DATASETS["folder"](tmp_path)
+    sizes = {}
+    for form in ("uint8", "jpeg"):
+        path, _ = packed(files, tmp_path, form)
+        sizes[form] = path.stat().st_size
+        data = DATASETS["folder"](tmp_path, layout="pack")
+        assert data.identity == files.identity
+        assert torch.equal(data.train.labels, files.train.labels)
+        for i in range(4):
+            exact, found = view(files.train, i, 224), view(data.train, i, 224)
+            assert min(data.train.reader.open(i).size) <= 256
+            if form == "uint8":
+                assert np.array_equal(exact, found)
+            else:
+                assert np.abs(exact.astype(float) - found).mean() < 4
+        path.unlink()
+    assert sizes["jpeg"] < sizes["uint8"] / 3
+
+
+def test_a_pack_is_whole_or_not_there_and_is_taken_up_again(places, tmp_path, monkeypatch):
+    monkeypatch.setattr(pack, "ROWS", 4)
+    tried = []
+
+    def stop_at_nine(number):
+        tried.append(number)
+        if sum(tried) >= 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        packed(places, tmp_path, on_packed=stop_at_nine)
+    path = pack_path(tmp_path, "places_lt")
+    assert not path.exists()
+    part = tmp_path / ".places_lt.pack.part"
+    with part.open("r+b") as file:  # as a crash may leave it: half of the second batch
+        file.truncate(part.stat().st_size - 100)
+    _, report = packed(places, tmp_path)
+    assert report.lines[0].startswith(f"{path}: 17 images, 4 of them by an earlier run, ")
+    assert not part.exists()
+    resumed = path.read_bytes()
+    path.unlink()
+    packed(places, tmp_path)
+    assert path.read_bytes() == resumed
+    assert packed(places, tmp_path)[1].lines[0].startswith(f"{path}: already there")
+
+
+def test_what_another_pack_left_is_not_taken_up(places, tmp_path, monkeypatch):
+    monkeypatch.setattr(pack, "ROWS", 4)
+
+    def stop(number):
+        if number:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        packed(places, tmp_path, "uint8", on_packed=stop)
+    _, report = packed(places, tmp_path, "jpeg")
+    assert "earlier" not in report.lines[0]
+
+
+def test_damaged_packs_are_refused(places, tmp_path):
+    path, _ = packed(places, tmp_path)
+    whole = path.read_bytes()
+
+    def said(content):
+        path.write_bytes(content)
+        pack._opened.cache_clear()
+        with pytest.raises(DataError) as caught:
+            read_pack(path)
+        return caught.value.problems[0].removeprefix(f"{path}: ")
+
+    assert said(whole[:-100]).startswith("incomplete; remove it")
+    assert said(b"").startswith("incomplete")
+    assert said(b"\0" * 64 + whole[-8:]).startswith("not readable as a pack: ")
+    path.unlink()
+    with pytest.raises(DataError, match="no such pack; make it with python run.py data pack"):
+        read_pack(path)
+
+
+def test_a_pack_without_a_listed_image_is_refused(places, tmp_path):
+    path, _ = packed(places, tmp_path)
+    with pytest.raises(DataError, match="1 of 2 listed images are not in this pack, the first b"):
+        read_pack(path).reader([("train/airfield/00000000.jpg", 0), ("b", 0)])
+
+
+def test_a_damaged_image_stops_packing_and_is_named(tmp_path, capsys):
+    written = trees.write_tree("places_lt", trees.PLACES[0], tmp_path)
+    written[3].write_bytes(written[3].read_bytes()[:200])
+    assert cli.main(["data", "pack", "places_lt", "--data-root", str(tmp_path)]) == 2
+    assert f"{written[3]}: not readable as an image: " in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.pack"))
+
+
+def test_ones_own_folder_is_packed_and_checked(tmp_path, capsys):
+    fill(tmp_path / "mine", {"Bär": 8, "b": 7})
+    options = ["data.path=mine", "data.image_size=32", "--data-root", str(tmp_path)]
+    assert cli.main(["data", "pack", "folder", *options]) == 0
+    shutil.rmtree(tmp_path / "mine" / "train")
+    assert cli.main(["data", "check", "folder", "data.layout=pack", *options, "--decode"]) == 0
+    printed = capsys.readouterr().out
+    assert "found: folder.pack (short side at most 37, JPEG quality 90, from folders in mine/" in (
+        printed
+    )
+    command = ["train", "folder", "ce", *TINY, "data.layout=pack", *options]
+    assert cli.main([*command, "--results", str(tmp_path / "results")]) == 0
+    (record,) = (tmp_path / "results").glob("runs/*/record.json")
+    assert read(record).data.class_names == ("Bär", "b")
+
+
+def test_small_datasets_have_nothing_to_pack(tmp_path, capsys):
+    assert cli.main(["data", "pack", "digits_lt", "--data-root", str(tmp_path)]) == 2
+    assert "digits_lt: its images are kept in memory; there is nothing to pack" in (
+        capsys.readouterr().err
+    )
