@@ -1,10 +1,36 @@
-"""Fixtures of several test files."""
+"""Fixtures that more than one file uses."""
 
 import pytest
 
+from lt_bench import config as config_module
+from lt_bench import report
 from lt_bench.data import lists
 from lt_bench.data.benchmarks import BENCHMARKS
 from tests import trees
+from tests.synthetic import RECIPE, SDN, TABLE
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout with a few configurations of its own; returns its folder of tables."""
+    methods, tables = tmp_path / "configs" / "methods", tmp_path / "configs" / "tables"
+    methods.mkdir(parents=True)
+    tables.mkdir()
+    (tmp_path / "configs" / "small.toml").write_text(RECIPE)
+    (methods / "ce.toml").write_text("")
+    (methods / "cb.toml").write_text('[objective]\nweighting = "effective_number"')
+    (methods / "mine.toml").write_text('[objective]\nloss = { name = "focal", gamma = 3.0 }')
+    (methods / "sdn_recall.toml").write_text(SDN)
+    (methods / "child.toml").write_text('parent = "ce"\nmethod = "retrain_head"')
+    (tables / "table.toml").write_text(TABLE)
+    for module in (config_module, report):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    return tables
+
+
+@pytest.fixture
+def results(tmp_path):
+    return tmp_path / "results"
 
 
 @pytest.fixture

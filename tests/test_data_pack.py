@@ -149,7 +149,7 @@ def test_a_pack_without_a_listed_image_is_refused(places, tmp_path):
         read_pack(path).reader([("train/airfield/00000000.jpg", 0), ("b", 0)])
 
 
-def test_a_damaged_image_stops_packing_and_is_named(tmp_path, capsys):
+def test_a_damaged_image_stops_packing_and_is_named(tmp_path, mini_lists, capsys):
     written = trees.write_tree("places_lt", trees.PLACES[0], tmp_path)
     written[3].write_bytes(written[3].read_bytes()[:200])
     assert cli.main(["data", "pack", "places_lt", "--data-root", str(tmp_path)]) == 2
