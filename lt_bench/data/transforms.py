@@ -7,12 +7,12 @@ C, H, W channels, height and width; K the three changes of colour.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from lt_bench.config import Count, Fraction, NonNegative, Positive
+from lt_bench.config import Count, Fraction, NonNegative, Positive, Range
 from lt_bench.data.images import RandomWindow, Window
 from lt_bench.errors import ConfigError
 
@@ -140,9 +140,72 @@ class ColorJitter(Transform):
         return images
 
 
+class AutoAugment(Transform):
+    """The sub-policies that Cubuk et al. (2019) found on CIFAR-10 or ImageNet, by torchvision.
+
+    One is drawn for each image, from the default generators. torchvision works through an image at
+    a time, which costs more than the rest of the input together.
+
+    Args:
+        fill: the gray, of 255, that comes in at the edges; 128 in the field's CIFAR code.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Literal["cifar10", "imagenet"] = "cifar10",
+        fill: Annotated[int, Range(low=0, high=255)] = 128,
+    ) -> None:
+        from torchvision.transforms import v2  # half a second that few runs need
+
+        self.policy = v2.AutoAugment(v2.AutoAugmentPolicy(policy), fill=fill)
+
+    def __call__(self, views: Views, generator: torch.Generator) -> None:
+        views.changes.append(self._change)
+
+    def _change(self, images: Tensor, batch: slice) -> Tensor:
+        pixels = images.mul(255).round_().to(torch.uint8)
+        return torch.stack([self.policy(image) for image in pixels]).to(images.dtype).div_(255)
+
+
+class Cutout(Transform):
+    """A gray square anywhere on the image, cut off at its edges (DeVries and Taylor, 2017).
+
+    Args:
+        length: side in pixels; 16 on CIFAR.
+        fill: the gray, of 1. The published code fills with the data's mean, which on CIFAR is
+            0.45 to 0.49 by channel.
+    """
+
+    def __init__(self, *, length: Count = 16, fill: Fraction = 0.5) -> None:
+        self.length = length
+        self.fill = fill
+
+    def __call__(self, views: Views, generator: torch.Generator) -> None:
+        shape = (2, len(views.mirrored_N))
+        drawn = torch.rand(shape, generator=generator, device=views.mirrored_N.device)
+        views.changes.append(partial(self._change, drawn))
+
+    def _change(self, drawn_2N: Tensor, images: Tensor, batch: slice) -> Tensor:
+        is_inside = [
+            self._is_inside(size, drawn_N[batch])
+            for size, drawn_N in zip(images.shape[2:], drawn_2N, strict=True)
+        ]
+        is_cut_BHW = is_inside[0][:, :, None] & is_inside[1][:, None, :]
+        return images.masked_fill(is_cut_BHW[:, None], self.fill)
+
+    def _is_inside(self, size: int, drawn_B: Tensor) -> Tensor:
+        """Which of `size` rows or columns the square covers, its centre drawn among them."""
+        first_B = (drawn_B * size).long() - self.length // 2
+        place = torch.arange(size, device=drawn_B.device)
+        return (place >= first_B[:, None]) & (place < first_B[:, None] + self.length)
+
+
 TRANSFORMS: Mapping[str, Callable[..., Transform]] = {
     "crop": Crop,
     "flip": Flip,
     "random_resized_crop": RandomResizedCrop,
     "color_jitter": ColorJitter,
+    "auto_augment": AutoAugment,
+    "cutout": Cutout,
 }
