@@ -3,13 +3,17 @@
 import argparse
 import logging
 import os
+import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lt_bench.errors import ConfigError, UserError
+from lt_bench.errors import BusyError, ConfigError, RunError, UserError, WriteError
 
 if TYPE_CHECKING:
     from lt_bench.config import RunConfig, Spec
@@ -50,13 +54,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         add_arguments(parser)
         arguments = parser.parse_intermixed_args(argv[1:])
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-        return command(arguments)
+        with _terminated_as_interrupted():
+            return command(arguments)
     except UserError as error:
         print(*error.problems, sep="\n", file=sys.stderr)
         return USER_MISTAKE
     except KeyboardInterrupt:
-        print("interrupted; the same command starts the run again", file=sys.stderr)
+        again = shlex.join(["python", "run.py", *argv])
+        print(f"interrupted; the same command goes on: {again}", file=sys.stderr)
         return INTERRUPTED
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM, as a queue sends it, ends a command as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -71,8 +94,7 @@ def train(arguments: argparse.Namespace) -> int:
     if arguments.download:
         _download(config.data.name, where.data_root)
     configs = [with_seed(config, seed) for seed in arguments.seeds or [config.seed]]
-    failed = _run_all(configs, where, arguments.again)
-    return FAILED_RUN if failed else 0
+    return _run_all(configs, where, again=arguments.again)
 
 
 def table(arguments: argparse.Namespace) -> int:
@@ -83,15 +105,15 @@ def table(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(*(config.command for config in missing), sep="\n")
         return 0
-    failed = False
+    status = 0
     if missing:
         from lt_bench.experiment import prepare
 
         for config in missing:
             prepare(config.recipe, config.overlay, config.overrides)
-        failed = _run_all(missing, _runtime(arguments), again=False)
+        status = _run_all(missing, _runtime(arguments), waits=True)
     print(report.write_table(arguments.name, arguments.results))
-    return FAILED_RUN if failed else 0
+    return status
 
 
 def rebuild(arguments: argparse.Namespace) -> int:
@@ -135,8 +157,8 @@ def verify(arguments: argparse.Namespace) -> int:
         arguments.precision = record.environment.get("precision", "auto")
     with tempfile.TemporaryDirectory() as folder:
         where = replace(_runtime(arguments), results=Path(folder))
-        if _run_all(_with_parents(config), where, again=False):
-            return FAILED_RUN
+        if status := _run_all(_with_parents(config), where):
+            return status
         found = agreement(record, read(record_path(where.results, config.run_id)))
     print(*found.lines, sep="\n")
     return 0 if found.within(arguments.tolerance) else FAILED_RUN
@@ -273,29 +295,53 @@ def _origin(key: str, origin: Mapping[str, str]) -> str:
     return "default"
 
 
-def _run_all(configs: "Sequence[RunConfig]", where: "Runtime", again: bool) -> bool:
-    """Run each configuration that has no record yet; whether one failed, said with its command."""
-    from lt_bench.experiment import run
-    from lt_bench.record import read
-    from lt_bench.train import NotFiniteError
+def _run_all(
+    configs: "Sequence[RunConfig]", where: "Runtime", *, again: bool = False, waits: bool = False
+) -> int:
+    """Run each configuration that has no record yet; the exit status.
 
-    failed = []
-    for config in configs:
-        path = where.results / "runs" / config.run_id / "record.json"
-        if path.exists() and not again:
-            print(_row(read(path)))
-            continue
-        try:
-            with _progress(config) as on_epoch:
-                record = run(config, where, on_epoch)
-        except NotFiniteError as error:
-            print(f"{config.run_id}: {error}", file=sys.stderr)
-            failed.append(config.command)
-            continue
-        print(_row(record), flush=True)
+    One that fails does not stop the others; the end lists what failed, with its command. One that
+    another process is training fails too, unless this one `waits` once all others are done.
+    """
+    from lt_bench.experiment import run
+    from lt_bench.files import wait_for
+
+    status, failed = 0, []
+    pending = list(configs)
+    while pending:
+        busy: list[tuple[RunConfig, BusyError]] = []
+        for config in pending:
+            try:
+                with _progress(config) as on_epoch:
+                    record = run(config, where, on_epoch, again=again)
+            except WriteError:
+                raise  # nothing that follows could be written either
+            except Exception as error:
+                if waits and isinstance(error, BusyError):
+                    busy.append((config, error))
+                    continue
+                _say_failure(config, error, is_only=len(configs) == 1)
+                status = max(status, USER_MISTAKE if isinstance(error, UserError) else FAILED_RUN)
+                failed.append(config.command)
+            else:
+                print(_row(record), flush=True)
+        if busy and len(busy) == len(pending):
+            logger.info(f"{busy[0][1]}; waiting for it")
+            wait_for(busy[0][1].lock)
+        pending = [config for config, _ in busy]
     if failed:
         print("failed; to repeat:", *failed, sep="\n  ", file=sys.stderr)
-    return bool(failed)
+    return status
+
+
+def _say_failure(config: "RunConfig", error: Exception, *, is_only: bool) -> None:
+    """One line; an error of our own making keeps its traceback."""
+    if is_only and not isinstance(error, RunError):
+        raise error
+    if isinstance(error, UserError | RunError):
+        print(f"{config.run_id}: {'; '.join(str(error).splitlines())}", file=sys.stderr)
+    else:
+        logger.error(f"{config.run_id}: failed", exc_info=error)
 
 
 @contextmanager
@@ -353,6 +399,7 @@ def _runtime(arguments: argparse.Namespace) -> "Runtime":
         arguments.deterministic,
         arguments.workers,
         arguments.on_bad_image,
+        arguments.checkpoint_seconds,
     )
 
 
@@ -391,6 +438,13 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         choices=["stop", "skip"],
         default="stop",
         help="at an image file that cannot be read: stop, or try all first and leave those out",
+    )
+    parser.add_argument(
+        "--checkpoint-seconds",
+        metavar="N",
+        type=float,
+        default=60.0,
+        help="how often the state of a run is kept; 0 is after every step, 60 the default",
     )
 
 

@@ -1,6 +1,7 @@
-"""The two mistakes a user can make: in what was asked for, and in the files given."""
+"""What ends a command in one plain line: a user's mistakes, and a run that failed."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -17,3 +18,19 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """Files that are missing, damaged, or not the ones their name promises."""
+
+
+class WriteError(DataError):
+    """A file that cannot be written; what follows could not be written either."""
+
+
+class BusyError(UserError):
+    """A run that another process is at work on, which holds `lock`."""
+
+    def __init__(self, problem: str, lock: Path) -> None:
+        super().__init__(problem)
+        self.lock = lock
+
+
+class RunError(RuntimeError):
+    """A run that failed on the way; one line, exit status 1."""

@@ -3,7 +3,6 @@
 import functools
 import json
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,13 @@ from typing import Any
 
 import torch
 
+from lt_bench.checkpoint import (
+    Checkpoint,
+    code_version,
+    load_model,
+    not_usable,
+    save_tensors,
+)
 from lt_bench.config import RunConfig, Spec, Table, bind, build, load
 from lt_bench.data.bad_images import without_unreadable
 from lt_bench.data.datasets import DATASETS
@@ -18,15 +24,24 @@ from lt_bench.data.file_loading import FileLoader
 from lt_bench.data.loading import Loader, ResidentLoader
 from lt_bench.data.transforms import TRANSFORMS
 from lt_bench.data.types import ImageFiles, LongTailData, Split
-from lt_bench.errors import ConfigError
+from lt_bench.errors import ConfigError, RunError
 from lt_bench.evaluate import evaluate
-from lt_bench.files import whole_file
+from lt_bench.files import owned, writing
 from lt_bench.losses import LOSSES
 from lt_bench.methods import METHODS, Method, Parts
 from lt_bench.models.backbones import BACKBONES
 from lt_bench.models.heads import HEADS
 from lt_bench.optim import SCHEDULES
-from lt_bench.record import ClassHistory, DataSummary, Epoch, Parent, Record, environment, write
+from lt_bench.record import (
+    ClassHistory,
+    DataSummary,
+    Epoch,
+    Parent,
+    Record,
+    environment,
+    read,
+    write,
+)
 from lt_bench.runtime import Runtime, seed_everything
 from lt_bench.samplers import SAMPLERS
 from lt_bench.train import History, fit
@@ -65,40 +80,67 @@ def prepare(recipe: str, method: str, overrides: Sequence[str] = ()) -> RunConfi
     return config
 
 
-def run(config: RunConfig, where: Runtime, on_epoch: OnEpoch = lambda _: None) -> Record:
+def run(
+    config: RunConfig, where: Runtime, on_epoch: OnEpoch = lambda _: None, *, again: bool = False
+) -> Record:
     """Train, evaluate and record one experiment; the record and the model lie in its run folder.
+
+    A stopped run goes on where it stood; a finished one is returned as it is.
+
+    Args:
+        on_epoch: called with the line of each finished epoch; in a run that goes on, also with
+            those it had finished before.
+        again: repeat a finished run, and start a stopped one over (but not a stopped repetition).
 
     Raises:
         UserError: the data is missing or wrong, or a part refuses its options.
-        NotFiniteError: training diverged; the events so far are kept.
+        BusyError: another process is at work on this run.
+        RunError: training diverged, or the memory does not suffice; the checkpoint is kept.
+        KeyboardInterrupt: a signal; the same call goes on.
     """
-    began = time.perf_counter()
     folder = where.results / "runs" / config.run_id
+    finished, checkpoint = folder / "record.json", folder / "checkpoint.pt"
+    if finished.exists() and not again:
+        return read(finished)
+    with owned(folder, f"{config.run_id}: is being trained"):
+        if finished.exists() and not again:  # by another process, in the meantime
+            return read(finished)
+        if again and not _is_newer(checkpoint, finished):
+            checkpoint.unlink(missing_ok=True)
+        record = _train_and_test(config, where, folder, on_epoch)
+        write(record, where.results)
+        checkpoint.unlink(missing_ok=True)  # only now, so that a kill before loses nothing
+    return record
+
+
+def _train_and_test(config: RunConfig, where: Runtime, folder: Path, on_epoch: OnEpoch) -> Record:
     data = load_data(config.data, where.data_root)
     if where.on_bad_image == "skip":
         data = without_unreadable(data, workers=where.workers)
     method = make_method(config, data)
     if config.parent:
-        method.load_parent(parent_state(config.parent, where.results))
+        _load_parent(method, config.parent, where.results)
     method = where.place(method)
     sampler = bind("sampler", config.sampler, SAMPLERS)
-    with _events(folder) as write_event:
-
-        def report(line: dict[str, Any]) -> None:
-            write_event(line)
-            on_epoch(line)
-
-        loader = make_loader(data, data.train, config, where)
-        history = fit(method, loader, sampler, config.optim, config.seed, where, report)
-    method.eval()
-    val_loader = make_loader(data, data.val, config, where) if data.val else None
-    with torch.no_grad(), where.autocast():
-        settled = method.settle(loader, val_loader)
-    test = evaluate(method, make_loader(data, data.test, config, where), data.num_classes, where)
-    val = evaluate(method, val_loader, data.num_classes, where) if val_loader else None
-    with whole_file(folder / "model.pt") as file:
-        torch.save(method.model_state(), file)
-    record = Record(
+    loader = make_loader(data, data.train, config, where)
+    checkpoint = Checkpoint(
+        folder / "checkpoint.pt", _made_by(config, data, where), where.checkpoint_seconds
+    )
+    with _enough_memory(config, where):
+        report = _events(folder, on_epoch)
+        with checkpoint.on_signals():
+            history = fit(
+                method, loader, sampler, config.optim, config.seed, where, report, checkpoint
+            )
+        method.eval()
+        val_loader = make_loader(data, data.val, config, where) if data.val else None
+        with torch.no_grad(), where.autocast():
+            settled = method.settle(loader, val_loader)
+        test_loader = make_loader(data, data.test, config, where)
+        test = evaluate(method, test_loader, data.num_classes, where)
+        val = evaluate(method, val_loader, data.num_classes, where) if val_loader else None
+    save_tensors(folder / "model.pt", method.model_state())
+    return Record(
         run_id=config.run_id,
         recipe=config.recipe,
         overlay=config.overlay,
@@ -107,7 +149,11 @@ def run(config: RunConfig, where: Runtime, on_epoch: OnEpoch = lambda _: None) -
         command=config.command,
         config=config.as_dict(),
         environment=environment(
-            where.describe(), where.precision, deterministic=where.deterministic
+            where.describe(),
+            where.precision,
+            deterministic=where.deterministic,
+            may_differ=where.may_differ(),
+            times_resumed=checkpoint.times_resumed,
         ),
         data=_summary(data),
         test=test,
@@ -115,13 +161,11 @@ def run(config: RunConfig, where: Runtime, on_epoch: OnEpoch = lambda _: None) -
         settled=settled,
         history=tuple(Epoch(**line) for line in history.epochs),
         class_history=_class_history(history),
-        seconds=time.perf_counter() - began,
+        seconds=checkpoint.seconds,
         num_parameters=sum(p.numel() for p in method.parameters()),
         peak_memory_bytes=where.peak_memory_bytes(),
         parent=Parent(config.parent.run_id, config.parent.digest) if config.parent else None,
     )
-    write(record, where.results)
-    return record
 
 
 def load_data(spec: Spec, root: Path | None) -> LongTailData:
@@ -133,19 +177,22 @@ def parent_state(parent: RunConfig, results: Path) -> dict[str, torch.Tensor]:
     """The model that the parent's run left.
 
     Raises:
+        BusyError: the parent is being trained.
         ConfigError: the parent has not run, or its model is gone; the message is the command.
+        DataError: its model is damaged.
     """
     folder = results / "runs" / parent.run_id
     if not (folder / "record.json").exists():
-        raise ConfigError(f"parent: {parent.run_id} has no record; run {parent.command}")
+        if folder.exists():
+            with owned(folder, f"parent: {parent.run_id} is being trained"):
+                pass
+        if not (folder / "record.json").exists():  # which may have come in the meantime
+            raise ConfigError(f"parent: {parent.run_id} has no record; run {parent.command}")
     if not (folder / "model.pt").exists():
         raise ConfigError(
             f"parent: {parent.run_id} has a record but no model.pt; run {parent.command} --again"
         )
-    state: dict[str, torch.Tensor] = torch.load(
-        folder / "model.pt", map_location="cpu", weights_only=True
-    )
-    return state
+    return load_model(folder / "model.pt")
 
 
 def make_method(config: RunConfig, data: LongTailData) -> Method:
@@ -216,17 +263,63 @@ def make_loader(
     return ResidentLoader(split, **options)
 
 
+def _load_parent(method: Method, parent: RunConfig, results: Path) -> None:
+    state = parent_state(parent, results)
+    try:
+        method.load_parent(state)
+    except RuntimeError as error:
+        path = results / "runs" / parent.run_id / "model.pt"
+        raise not_usable(path, "does not fit the network of its run") from error
+
+
+def _is_newer(checkpoint: Path, finished: Path) -> bool:
+    """Whether the checkpoint is of a repetition that was stopped, not of the run on record."""
+    if not (checkpoint.exists() and finished.exists()):
+        return False
+    return checkpoint.stat().st_mtime_ns > finished.stat().st_mtime_ns
+
+
+def _made_by(config: RunConfig, data: LongTailData, where: Runtime) -> dict[str, Any]:
+    """What two parts of a run must share for its numbers to be those of one."""
+    return {
+        "digest": config.digest,
+        "seed": config.seed,
+        "data": dict(data.identity),
+        "device": where.device.type,
+        "precision": where.precision,
+        "torch": torch.__version__.split("+")[0],
+        "code": code_version(),
+    }
+
+
 @contextmanager
-def _events(folder: Path) -> Iterator[OnEpoch]:
+def _enough_memory(config: RunConfig, where: Runtime) -> Iterator[None]:
+    """Say what to do when the memory does not suffice."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        size, accumulate = config.optim.batch_size, config.optim.accumulate
+        remedy = "a smaller backbone or smaller images"
+        if size > 1:
+            halves = f"optim.batch_size={size // 2} optim.accumulate={2 * accumulate}"
+            remedy = f"{halves} needs about half, but is another experiment to the tables"
+        raise RunError(
+            f"out of memory at optim.batch_size {size} on {where.describe()}; {remedy}"
+        ) from error
+
+
+def _events(folder: Path, on_epoch: OnEpoch) -> OnEpoch:
     """A line per finished epoch in events.jsonl, readable while the run goes on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "events.jsonl").open("w", encoding="utf-8") as file:
+    path = folder / "events.jsonl"
+    with writing(path):
+        path.write_text("", encoding="utf-8")
 
-        def write_event(line: dict[str, Any]) -> None:
+    def report(line: dict[str, Any]) -> None:
+        with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-            file.flush()
+        on_epoch(line)
 
-        yield write_event
+    return report
 
 
 def _summary(data: LongTailData) -> DataSummary:

@@ -1,7 +1,7 @@
 """The machine: device, precision, seeds, ranks."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from lt_bench.errors import ConfigError
 
 PRECISIONS = ("auto", "fp32", "bf16")
+# Saving the largest networks takes about a second, so at this pace it stays below 2 % of a run.
+CHECKPOINT_SECONDS = 60.0
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -28,6 +30,7 @@ class Runtime:
     deterministic: bool = False
     workers: int = 0
     on_bad_image: str = "stop"
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
 
     @classmethod
     def choose(
@@ -39,12 +42,14 @@ class Runtime:
         deterministic: bool = False,
         workers: int | None = None,
         on_bad_image: str = "stop",
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
     ) -> "Runtime":
         """Resolve "auto" on this machine.
 
         Args:
             workers: processes that read images from files; by default one per usable core.
             on_bad_image: "stop" at an image that cannot be read, or "skip" them all.
+            checkpoint_seconds: what a kill may cost; 0 keeps the state after every step.
 
         Raises:
             ConfigError: the device or precision asked for is not to be had here.
@@ -67,13 +72,26 @@ class Runtime:
             precision = "bf16" if _multiplies_bfloat16(chosen) else "fp32"
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True)
+        torch.use_deterministic_algorithms(deterministic)
         torch.backends.cudnn.benchmark = not deterministic
         if workers is None:
             workers = usable_cores()
         elif workers < 0:
             raise ConfigError(f"--workers: {workers} is below 0; 0 reads in the main process")
-        return cls(chosen, precision, data_root, results, deterministic, workers, on_bad_image)
+        if not checkpoint_seconds >= 0:
+            raise ConfigError(
+                f"--checkpoint-seconds: {checkpoint_seconds} is below 0; 0 is after every step"
+            )
+        return cls(
+            chosen,
+            precision,
+            data_root,
+            results,
+            deterministic,
+            workers,
+            on_bad_image,
+            checkpoint_seconds,
+        )
 
     def place(self, module: M) -> M:
         """On the device, in the memory layout its convolutions like best."""
@@ -87,6 +105,16 @@ class Runtime:
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
         return f"cpu, {torch.get_num_threads()} threads"
+
+    def may_differ(self) -> list[str]:
+        """What may come out otherwise when the same run is repeated on this machine."""
+        if self.deterministic or self.device.type == "cpu":
+            return []
+        return [
+            "convolutions: cudnn takes the algorithm that was fastest when it tried",
+            "sums by atomic addition: backward of indexing, interpolation and scatter",
+            "matrix products on several streams",
+        ]
 
     def peak_memory_bytes(self) -> int | None:
         """Peak memory of the device's allocator; None on CPU, which does not count it."""
@@ -106,6 +134,18 @@ def seed_everything(seed: int, *path: int) -> None:
 def generator(device: torch.device | str, seed: int, *path: int) -> torch.Generator:
     """A generator of its own, a pure function of (seed, path)."""
     return torch.Generator(device).manual_seed(_mix(seed, *path))
+
+
+def generator_states(device: torch.device) -> list[Tensor]:
+    """Where the default generators stand that a run on this device draws from."""
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def set_generator_states(device: torch.device, states: Sequence[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
 
 
 def _mix(*numbers: int) -> int:

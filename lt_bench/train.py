@@ -9,13 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lt_bench.checkpoint import Checkpoint, State, not_usable
 from lt_bench.config import OptimConfig, bind
 from lt_bench.data.loading import Loader
 from lt_bench.data.mixing import Mixed, Mixer
+from lt_bench.errors import RunError
 from lt_bench.methods import Method
 from lt_bench.optim import SCHEDULES, make_optimizer, set_learning_rate
 from lt_bench.progress import Progress
-from lt_bench.runtime import Runtime, generator, seed_everything
+from lt_bench.runtime import (
+    Runtime,
+    generator,
+    generator_states,
+    seed_everything,
+    set_generator_states,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +36,7 @@ CLASS_VALUES_KEPT = 20
 ORDER, AUGMENT, DRAWS = 1, 2, 3
 
 
-class NotFiniteError(RuntimeError):
+class NotFiniteError(RunError):
     """A loss that is nan or infinite; names the epoch, the step and the terms."""
 
 
@@ -48,6 +56,7 @@ def fit(
     seed: int,
     where: Runtime,
     on_epoch: Callable[[dict[str, Any]], None] = lambda line: None,
+    checkpoint: Checkpoint | None = None,
 ) -> History:
     """Train `method` for `config.epochs`; the last epoch is what counts.
 
@@ -57,60 +66,132 @@ def fit(
     not depend on what ran before it in the process.
 
     Args:
-        on_epoch: called after each epoch with its line of the history.
+        on_epoch: called after each epoch with its line of the history, and first with the lines
+            of the epochs that a stopped run has done.
+        checkpoint: where the run goes on from, and keeps its state.
 
     Raises:
         NotFiniteError: a loss is not finite.
+        KeyboardInterrupt: a signal; the checkpoint holds the state.
     """
-    history = History()
     if config.epochs == 0:
-        return history
+        return History()
     labels_N = loader.labels.cpu()
     total_steps = config.epochs * len(loader)
     schedule = bind("schedule", config.schedule, SCHEDULES, place="optim.schedule")
-    trainable = list(method.trainable())
-    own = {id(parameter) for parameter in method.backbone.parameters()}
-    optimizer = make_optimizer(
-        [p for p in trainable if id(p) in own],
-        [p for p in trainable if id(p) not in own],
-        method.without_decay,
-        config,
-    )
     mix = Mixer(mixup=config.mixup, cutmix=config.cutmix) if config.mixup or config.cutmix else None
-    average = _average(method, config.ema) if config.ema else None
-    for epoch in range(config.epochs):
-        began = time.perf_counter()
+    state = _State(method, config, len(loader), where.device)
+    if checkpoint:
+        state.go_on_from(checkpoint)
+    for line in state.history.epochs:
+        on_epoch(line)
+    for epoch in range(state.epoch, config.epochs):
         at = Progress(epoch * len(loader), total_steps, len(loader))
         order_N = sampler(labels_N, at, generator("cpu", seed, ORDER, epoch))
-        batches = loader.epoch(order_N, generator(where.device, seed, AUGMENT, epoch))
-        seed_everything(seed, DRAWS, epoch)
+        draws = generator(where.device, seed, AUGMENT, epoch)
         method.train()
-        meter = _Meter(len(loader), where.device)
-        for index, (images, target_B) in enumerate(batches):
-            progress = Progress(at.step + index, total_steps, len(loader))
-            set_learning_rate(optimizer, schedule(progress))
+        if state.step == 0:
+            seed_everything(seed, DRAWS, epoch)
+        for images, target_B in loader.epoch(order_N, draws, skip=state.step):
+            progress = Progress(at.step + state.step, total_steps, len(loader))
+            set_learning_rate(state.optimizer, schedule(progress))
             target: Tensor | Mixed = target_B
             if mix:
                 images, target = mix(images, target_B)
             with where.autocast():
                 loss, terms = method(images, target, progress)
             (loss / config.accumulate).backward()
-            if (index + 1) % config.accumulate == 0 or index + 1 == len(loader):
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                if average:
-                    average.update(method)
-            meter.add(loss, terms)
-        line = {"epoch": epoch, **meter.read(epoch), "lr": optimizer.param_groups[-1]["lr"]}
-        line["seconds"] = time.perf_counter() - began
-        line["images_per_second"] = len(order_N) / line["seconds"]
-        history.epochs.append(line)
-        if _is_kept(epoch, config.epochs):
-            _keep_class_values(history, epoch, meter.vectors)
-        on_epoch(line)
-    if average:
-        method.load_state_dict(average.module.state_dict())
-    return history
+            state.meter.add(loss, terms)
+            if state.step % config.accumulate == 0 or state.step == len(loader):
+                state.update()
+                is_last = progress.step + 1 == total_steps
+                if checkpoint and checkpoint.is_due(is_last=is_last):
+                    checkpoint.keep(state.as_dict())
+        on_epoch(state.end_epoch(len(order_N), config.epochs))
+    if state.average:
+        method.load_state_dict(state.average.module.state_dict())
+    return state.history
+
+
+class _State:
+    """All that changes while a run trains: what a checkpoint holds, and nothing else does."""
+
+    def __init__(
+        self, method: Method, config: OptimConfig, steps: int, device: torch.device
+    ) -> None:
+        trainable = list(method.trainable())
+        own = {id(parameter) for parameter in method.backbone.parameters()}
+        self.method = method
+        self.optimizer = make_optimizer(
+            [p for p in trainable if id(p) in own],
+            [p for p in trainable if id(p) not in own],
+            method.without_decay,
+            config,
+        )
+        self.average = _average(method, config.ema) if config.ema else None
+        self.history = History()
+        self.epoch = 0
+        self.steps, self.device = steps, device
+        self.meter = _Meter(steps, device)
+
+    @property
+    def step(self) -> int:
+        """Steps done in this epoch."""
+        return self.meter.steps
+
+    def update(self) -> None:
+        """Take the step that the gradients ask for."""
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(self.method)
+
+    def end_epoch(self, num_images: int, epochs: int) -> dict[str, Any]:
+        """The epoch's line of the history; the next epoch begins."""
+        line = {"epoch": self.epoch, **self.meter.read(self.epoch)}
+        line["lr"] = self.optimizer.param_groups[-1]["lr"]
+        line["seconds"] = self.meter.seconds
+        line["images_per_second"] = num_images / line["seconds"]
+        self.history.epochs.append(line)
+        if _is_kept(self.epoch, epochs):
+            _keep_class_values(self.history, self.epoch, self.meter.vectors)
+        self.epoch += 1
+        self.meter = _Meter(self.steps, self.device)
+        return line
+
+    def as_dict(self) -> State:
+        """Tensors and plain values, as they are after a step.
+
+        Raises:
+            NotFiniteError: nothing good would come of going on from here.
+        """
+        self.meter.refuse_not_finite(self.epoch)
+        return {
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.module.state_dict() if self.average else None,
+            "history": vars(self.history),
+            "epoch": self.epoch,
+            "meter": self.meter.as_dict(),
+            "generators": generator_states(self.device),
+        }
+
+    def go_on_from(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.read()
+        if state is None:
+            return
+        try:
+            self.method.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average:
+                self.average.module.load_state_dict(state["average"])
+            self.history = History(**state["history"])
+            self.epoch = state["epoch"]
+            self.meter.load(state["meter"])
+            set_generator_states(self.device, state["generators"])
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise not_usable(checkpoint.path, "does not fit its own run") from error
+        logger.info(f"going on at epoch {self.epoch + 1}, step {self.step}: {checkpoint.path}")
 
 
 def _average(method: Method, decay: float) -> Any:
@@ -128,6 +209,11 @@ class _Meter:
         self.sums: dict[str, Tensor] = {}
         self.vectors: dict[str, Tensor] = {}
         self.steps = 0
+        self.began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.began
 
     def add(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
         self.losses[self.steps] = loss.detach()
@@ -139,17 +225,34 @@ class _Meter:
                 self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def read(self, epoch: int) -> dict[str, Any]:
-        terms = {name: total / self.steps for name, total in self.sums.items()}
-        if not bool(self.losses.isfinite().all()):
-            step = int((~self.losses.isfinite()).nonzero()[0])
-            said = ", ".join(f"{name} {float(value):g}" for name, value in terms.items())
-            raise NotFiniteError(
-                f"loss is {float(self.losses[step])} at epoch {epoch}, step {step}"
-                + (f" (means of the epoch: {said})" if said else "")
-                + "; a lower optim.lr or optim.schedule.warmup_epochs=5 often helps"
-            )
-        values = {name: float(value) for name, value in terms.items()}
-        return {"loss": float(self.losses.mean()), "terms": values}
+        self.refuse_not_finite(epoch)
+        return {"loss": float(self.losses.mean()), "terms": self._means()}
+
+    def refuse_not_finite(self, epoch: int) -> None:
+        if bool(self.losses.isfinite().all()):
+            return
+        step = int((~self.losses.isfinite()).nonzero()[0])
+        said = ", ".join(f"{name} {value:g}" for name, value in self._means().items())
+        raise NotFiniteError(
+            f"loss is {float(self.losses[step])} at epoch {epoch}, step {step}"
+            + (f" (means of the epoch: {said})" if said else "")
+            + "; a lower optim.lr or optim.schedule.warmup_epochs=5 often helps"
+        )
+
+    def _means(self) -> dict[str, float]:
+        return {name: float(total / self.steps) for name, total in self.sums.items()}
+
+    def as_dict(self) -> State:
+        kept = {name: getattr(self, name) for name in ("losses", "sums", "vectors", "steps")}
+        return {**kept, "seconds": self.seconds}
+
+    def load(self, state: State) -> None:
+        device = self.losses.device
+        self.losses.copy_(state["losses"])
+        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self.vectors = {name: value.to(device) for name, value in state["vectors"].items()}
+        self.steps = state["steps"]
+        self.began -= state["seconds"]
 
 
 def _is_kept(epoch: int, epochs: int) -> bool:

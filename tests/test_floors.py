@@ -9,10 +9,10 @@ PACKAGE = Path(__file__).parents[1] / "lt_bench"
 FLOORS = {
     **dict.fromkeys(["progress", "metrics", "errors"], 0),
     **dict.fromkeys(["config", "runtime", "class_vectors", "files", "intervals"], 1),
-    **dict.fromkeys(["losses", "samplers", "optim", "models", "data", "record"], 2),
+    **dict.fromkeys(["losses", "samplers", "optim", "models", "data", "record", "checkpoint"], 2),
     **dict.fromkeys(["weighting", "tables", "agreement"], 3),
-    **dict.fromkeys(["methods", "render"], 4),
-    **dict.fromkeys(["train", "evaluate", "published"], 5),
+    **dict.fromkeys(["methods", "render", "drawing"], 4),
+    **dict.fromkeys(["train", "evaluate", "published", "diagnostics", "overviews"], 5),
     **dict.fromkeys(["experiment", "bench", "report"], 6),
     **dict.fromkeys(["figures", "page"], 7),
     "cli": 8,

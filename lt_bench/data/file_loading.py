@@ -7,6 +7,7 @@ device for the epoch as a whole. So the number of workers changes nothing but th
 Shape suffixes: N images, B batch, H height, W width, C channels.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,25 +69,29 @@ class FileLoader(Loader):
             pin_memory=device.type == "cuda",
             prefetch_factor=PORTIONS_AHEAD if workers else None,
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_interrupts_to_the_main_process,
             generator=torch.Generator(),  # its draws are not taken from anybody else's stream
         )
 
-    def epoch(self, order_N: Tensor, generator: torch.Generator) -> Batches:
+    def epoch(self, order_N: Tensor, generator: torch.Generator, *, skip: int = 0) -> Batches:
         views = Views.plain(len(order_N), self.labels.device)
         for transform in self.augment:
             transform(views, generator)
-        return self._batches(order_N.cpu(), views, self.window, generator.initial_seed())
+        seed = generator.initial_seed()
+        return self._batches(order_N.cpu(), views, self.window, seed, skip)
 
     def plain(self) -> Batches:
         order_N = torch.arange(len(self.labels))
         views = Views.plain(len(order_N), self.labels.device)
         return self._batches(order_N, views, CentreWindow(), seed=0)
 
-    def _batches(self, order_N: Tensor, views: Views, window: Window, seed: int) -> Batches:
+    def _batches(
+        self, order_N: Tensor, views: Views, window: Window, seed: int, skip: int = 0
+    ) -> Batches:
         label_N = self.labels[order_N.to(self.labels.device)]
         batches = [
             slice(at, min(at + self.batch_size, len(order_N)))
-            for at in range(0, len(order_N), self.batch_size)
+            for at in range(skip * self.batch_size, len(order_N), self.batch_size)
         ]
         self.portions.now = [
             _Portion(window, seed, at, order_N[at : min(at + PORTION, batch.stop)].numpy())
@@ -164,6 +169,10 @@ class _Images(Dataset[Tensor | str]):
         except DataError as error:
             return str(error)
         return torch.from_numpy(decoded)
+
+
+def _leave_interrupts_to_the_main_process(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _as_it_is(decoded: Any) -> Any:

@@ -29,12 +29,13 @@ class Loader(ABC):
         return -(-len(self.labels) // self.batch_size)
 
     @abstractmethod
-    def epoch(self, order_N: Tensor, generator: torch.Generator) -> Batches:
+    def epoch(self, order_N: Tensor, generator: torch.Generator, *, skip: int = 0) -> Batches:
         """Augmented training batches in the given order.
 
         Args:
             order_N: one epoch of indices; under several ranks, this rank's share.
             generator: on the loader's device.
+            skip: batches to leave out at the beginning, the others being as they would be.
         """
 
     @abstractmethod
@@ -88,22 +89,22 @@ class ResidentLoader(Loader):
         offset_C = -torch.tensor(mean, dtype=torch.float64) / deviation_C
         self.offset = offset_C.float().repeat(self.width).to(device)
 
-    def epoch(self, order_N: Tensor, generator: torch.Generator) -> Batches:
+    def epoch(self, order_N: Tensor, generator: torch.Generator, *, skip: int = 0) -> Batches:
         order_N = order_N.to(self.labels.device, non_blocking=True)
         views = Views.plain(len(order_N), self.labels.device)
         for transform in self.augment:
             transform(views, generator)
-        return self._batches(order_N, views)
+        return self._batches(order_N, views, skip)
 
     def plain(self) -> Batches:
         order_N = torch.arange(len(self.labels), device=self.labels.device)
         return self._batches(order_N, Views.plain(len(order_N), self.labels.device))
 
-    def _batches(self, order_N: Tensor, views: Views) -> Batches:
+    def _batches(self, order_N: Tensor, views: Views, skip: int = 0) -> Batches:
         copy_N = views.mirrored_N * len(self.labels) + order_N
         start_N = copy_N * self.padded_area + (self.margin - views.right_N)
         start_N += (self.margin - views.down_N) * self.padded_width
-        for at in range(0, len(order_N), self.batch_size):
+        for at in range(skip * self.batch_size, len(order_N), self.batch_size):
             batch = slice(at, at + self.batch_size)
             yield self._images(start_N[batch], views.changes, batch), self.labels[order_N[batch]]
 

@@ -1,0 +1,181 @@
+"""Checkpoints: a run that was stopped goes on where it stood, to the same numbers, bit for bit."""
+
+import ast
+import functools
+import hashlib
+import io
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lt_bench.errors import DataError
+from lt_bench.files import whole_file
+
+State = dict[str, Any]
+
+PACKAGE = Path(__file__).parent
+# Modules that print what a record says; any other may decide its numbers.
+PRESENTING = ("bench", "cli", "figures", "intervals", "page", "published", "render", "report")
+
+
+class Checkpoint:
+    """The file that holds the state of a run in progress.
+
+    Args:
+        made_by: what gives the state its meaning; a checkpoint made by anything else is refused.
+        every: seconds between two of them, apart from the one that a signal asks for.
+    """
+
+    def __init__(self, path: Path, made_by: Mapping[str, Any], every: float) -> None:
+        self.path = path
+        self.made_by = dict(made_by)
+        self.every = every
+        self.times_resumed = 0
+        self.is_stopping = False
+        self.began = self.kept = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, in all its parts."""
+        return time.monotonic() - self.began
+
+    def read(self) -> State | None:
+        """The state to go on from; None where a run starts.
+
+        Raises:
+            DataError: the file is damaged, or its state would mean something else here.
+        """
+        if not self.path.exists():
+            return None
+        held = load_tensors(self.path)
+        try:
+            made_by, state = dict(held["made_by"]), dict(held["state"])
+            self.began -= float(held["seconds"])
+            self.times_resumed = int(held["times_resumed"]) + 1
+        except (TypeError, ValueError, KeyError) as error:
+            raise not_usable(self.path, "holds no state of a run") from error
+        if differing := list(_differences(made_by, self.made_by)):
+            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+            raise not_usable(self.path, f"made with another {', '.join(differing[:3])}{more}")
+        return state
+
+    def is_due(self, *, is_last: bool) -> bool:
+        """Whether to keep the state after this step, which may be the last one of training."""
+        now = time.monotonic()
+        is_long = is_last and now - self.began >= self.every
+        return self.is_stopping or is_long or now - self.kept >= self.every
+
+    def keep(self, state: State) -> None:
+        """Write the state, whole, in place of the one before.
+
+        Raises:
+            KeyboardInterrupt: a signal asked the run to stop here.
+            WriteError: it cannot be written; the one before is still there.
+        """
+        held = {
+            "made_by": self.made_by,
+            "state": state,
+            "seconds": self.seconds,
+            "times_resumed": self.times_resumed,
+        }
+        save_tensors(self.path, held)
+        self.kept = time.monotonic()
+        if self.is_stopping:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Let the first SIGINT or SIGTERM wait for the end of the step; a second acts at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread is told of signals
+            return
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if self.is_stopping:
+                raise KeyboardInterrupt
+            self.is_stopping = True
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if self.is_stopping:
+            raise KeyboardInterrupt
+
+
+def save_tensors(path: Path, value: Any) -> None:
+    """Write tensors and plain values under `path`, whole."""
+    buffer = io.BytesIO()  # on a full disk torch.save itself would hide what went wrong
+    torch.save(value, buffer)
+    with whole_file(path) as file:
+        file.write(buffer.getbuffer())
+
+
+def load_tensors(path: Path) -> Any:
+    """What torch.save wrote, if it is tensors and plain values alone.
+
+    Raises:
+        DataError: it is anything else, such as a pickle that would run code.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise not_usable(path, f"cannot be read: {error.strerror}") from error
+    except Exception as error:  # torch's reader fails in many ways on bytes that are not its own
+        raise not_usable(path, "damaged, or not written by lt_bench") from error
+
+
+def load_model(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a model.pt."""
+    state = load_tensors(path)
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        raise not_usable(path, "holds no model")
+    return state
+
+
+def not_usable(path: Path, problem: str) -> DataError:
+    remedy = "repeat its run with --again" if path.name == "model.pt" else "delete it to start over"
+    return DataError(f"{path}: {problem}; {remedy}")
+
+
+@functools.cache  # the code that runs is the code that was there at the first call
+def code_version() -> dict[str, str]:
+    """A hash per module that may decide numbers; comments and docstrings do not count."""
+    return {
+        str(path.relative_to(PACKAGE.parent)): hashlib.sha256(_syntax(path).encode()).hexdigest()
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.relative_to(PACKAGE).parts[0].removesuffix(".py") not in PRESENTING
+    }
+
+
+def _syntax(path: Path) -> str:
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node, clean=False
+        ):
+            del node.body[0]
+    return ast.dump(tree)
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted(theirs.keys() | ours.keys()):
+        was, now = theirs.get(name), ours.get(name)
+        if was == now:
+            continue
+        if isinstance(was, dict) and isinstance(now, dict):
+            yield from (f"{k}" for k in sorted(was.keys() | now.keys()) if was.get(k) != now.get(k))
+        else:
+            yield f"{name} ({was}, here {now})"
