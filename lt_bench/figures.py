@@ -1,14 +1,12 @@
-"""Figures of a table, from the same records: accuracy by class, shot groups, class weights."""
+"""Figures of a table, from the same records; here accuracy by class, shot groups, weights."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -17,61 +15,54 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from lt_bench import metrics
+from lt_bench.diagnostics import draw_confusion, draw_curves, draw_reliability
+from lt_bench.drawing import (
+    BASELINE,
+    CLASSES_SHOWN_SINGLY,
+    GAIN,
+    GROUPS,
+    LOSS,
+    METHOD,
+    SHADE,
+    STYLE,
+    comparable,
+    head_to_tail,
+    panels,
+)
 from lt_bench.files import whole_file
 from lt_bench.metrics import FloatArray, IntArray
+from lt_bench.overviews import draw_cost, draw_factors, draw_ranks
 from lt_bench.record import Record, read_all
-from lt_bench.report import fill, filled_tables
+from lt_bench.report import fill, filled_tables, seconds_with_parents
 from lt_bench.tables import Filled, Row, dataset_name
-
-STYLE: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "figure.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "lines.linewidth": 1.4,
-    "figure.dpi": 200,
-    "savefig.dpi": 200,
-}
-# Okabe and Ito's colours, told apart by colour-blind readers; these three also by their greys
-GROUPS = {"many": "#0072B2", "medium": "#E69F00", "few": "#D55E00", "all": "#4D4D4D"}
-BASELINE, METHOD = "#8C8C8C", "#0072B2"
-GAIN, LOSS, SHADE = "#0072B2", "#D55E00", 0.25
-WIDTH = 7.0  # inches: a text page
-CLASSES_SHOWN_SINGLY = 20
 
 
 def write_figures(name: str, results: Path) -> list[Path]:
     """Write the figures of one table under results/figures and return the files."""
-    return _write(fill(name, read_all(results)), results)
+    records = read_all(results)
+    return _write(fill(name, records), records, results)
 
 
 def write_all(results: Path) -> list[Path]:
     """The figures of every table of shot groups that has a record."""
+    records = read_all(results)
     return [
         path
         for table in filled_tables(results)
         if table.config.report.name == "shots"
-        for path in _write(table, results)
+        for path in _write(table, records, results)
     ]
 
 
 def draw_classes(rows: Sequence[Row], thresholds: Mapping[str, int]) -> Figure:
     """Class counts, and accuracy by class of each method against the first, head to tail."""
-    order = _head_to_tail(rows[0])
+    order = head_to_tail(rows[0])
     order = order[np.asarray(rows[0].records[0].test.total)[order] > 0]
     counts = np.asarray(rows[0].records[0].data.class_counts)[order]
     others = rows[1:] or rows
     num_columns = min(4, len(others) + 1)
     num_lines = -(-(len(others) + 1) // num_columns)
-    figure, axes = _panels(num_lines, num_columns, height=1.3)
+    figure, axes = panels(num_lines, num_columns, height=1.3)
     for panel in axes[len(others) + 1 :]:
         panel.remove()
     used = axes[: len(others) + 1]
@@ -110,7 +101,7 @@ def draw_classes(rows: Sequence[Row], thresholds: Mapping[str, int]) -> Figure:
 
 def draw_groups(rows: Sequence[Row], thresholds: Mapping[str, int]) -> Figure:
     """Bars of the shot groups' accuracy, with the standard deviation over seeds."""
-    figure, axes = _panels(1, 4, height=0.6 + 0.17 * len(rows), sharey=True)
+    figure, axes = panels(1, 4, height=0.6 + 0.17 * len(rows), sharey=True)
     scores = {group: [_group_accuracy(row, group, thresholds) for row in rows] for group in GROUPS}
     # one scale for all panels, with room for the figures at the ends of the bars
     limit = 1.25 * max(
@@ -143,10 +134,10 @@ def draw_groups(rows: Sequence[Row], thresholds: Mapping[str, int]) -> Figure:
 
 def draw_weights(rows: Sequence[Row]) -> Figure:
     """Class weights that followed the training: by class over time, and by time over class."""
-    figure, axes = _panels(len(rows), 2, height=2.2)
+    figure, axes = panels(len(rows), 2, height=2.2)
     for row, by_class, by_epoch in zip(rows, axes[::2], axes[1::2], strict=True):
         epochs, weights = _class_weights(row)
-        order = _head_to_tail(row)
+        order = head_to_tail(row)
         counts = np.asarray(row.records[0].data.class_counts)[order].clip(min=1)  # for logarithms
         _draw_weights_by_class(by_class, epochs, weights[:, order], counts, row.name)
         _draw_weights_by_epoch(by_epoch, epochs, weights[:, order], counts)
@@ -154,9 +145,9 @@ def draw_weights(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _write(table: Filled, results: Path) -> list[Path]:
+def _write(table: Filled, records: Sequence[Record], results: Path) -> list[Path]:
     written = []
-    for name, figure in _drawn(table):
+    for name, figure in _drawn(table, {record.run_id: record for record in records}):
         path = results / "figures" / f"{name}.png"
         with whole_file(path) as file:
             # no version of matplotlib in the file: the same picture is the same bytes
@@ -165,29 +156,41 @@ def _write(table: Filled, results: Path) -> list[Path]:
     return written
 
 
-def _drawn(table: Filled) -> Iterator[tuple[str, Figure]]:
-    thresholds = {"many": metrics.MANY, "few": metrics.FEW}
-    if table.config.report.name == "shots":
-        thresholds |= table.config.report.options
-    for recipe, rows in table.rows.items():
-        stem = table.name if len(table.rows) == 1 else f"{table.name}-{recipe.replace(':', '.')}"
-        rows = _comparable(rows)
-        tracked = [row for row in rows if _weight_name(row.records[0])]
-        with mpl.rc_context(STYLE):
-            if rows:
-                yield f"{stem}-classes", draw_classes(rows, thresholds)
-                yield f"{stem}-groups", draw_groups(rows, thresholds)
-            if tracked:
-                yield f"{stem}-weights", draw_weights(tracked)
+def _drawn(table: Filled, by_run: Mapping[str, Record]) -> Iterator[tuple[str, Figure]]:
+    """Every figure of a table by name; those that have nothing to show are left out."""
+    with mpl.rc_context(STYLE):
+        overviews = {"factors": draw_factors(table), "ranks": draw_ranks(table)}
+        yield from _named(table.name, overviews)
+        if table.config.vary:
+            return
+        for section, rows in table.rows.items():
+            stem = table.name if len(table.rows) == 1 else f"{table.name}-{_file_name(section)}"
+            if rows := comparable(rows):
+                yield from _named(stem, _of_section(table, rows, by_run))
 
 
-def _panels(
-    num_lines: int, num_columns: int, *, height: float, sharey: bool = False
-) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(WIDTH, height * num_lines + 0.35), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(num_lines, num_columns, sharey=sharey, squeeze=False)
-    return figure, list(grid.flat)
+def _of_section(
+    table: Filled, rows: Sequence[Row], by_run: Mapping[str, Record]
+) -> dict[str, Figure | None]:
+    thresholds = {"many": metrics.MANY, "few": metrics.FEW, **table.config.report.options}
+    tracked = [row for row in rows if _weight_name(row.records[0])]
+    return {
+        "classes": draw_classes(rows, thresholds),
+        "groups": draw_groups(rows, thresholds),
+        "weights": draw_weights(tracked) if tracked else None,
+        "confusion": draw_confusion(rows, thresholds),
+        "reliability": draw_reliability(rows),
+        "curves": draw_curves(rows),
+        "cost": draw_cost(rows, lambda record: seconds_with_parents(record, by_run)),
+    }
+
+
+def _named(stem: str, drawn: Mapping[str, Figure | None]) -> Iterator[tuple[str, Figure]]:
+    yield from ((f"{stem}-{kind}", figure) for kind, figure in drawn.items() if figure)
+
+
+def _file_name(section: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "_." else "." for letter in section)
 
 
 def _draw_counts(panel: Axes, counts: IntArray) -> None:
@@ -278,10 +281,6 @@ def _plain_log(panel: Axes) -> None:
     panel.yaxis.set_minor_formatter("")
 
 
-def _head_to_tail(row: Row) -> IntArray:
-    return np.argsort(-np.asarray(row.records[0].data.class_counts), kind="stable")
-
-
 def _class_accuracy(row: Row) -> FloatArray:
     """Mean over seeds of each class's accuracy."""
     by_seed = np.array([metrics.class_accuracy(record.test.tally) for record in row.records])
@@ -328,13 +327,3 @@ def _class_weights(row: Row) -> tuple[Sequence[int], FloatArray]:
     alike = [first, *(history for history in others if history.epochs == first.epochs)]
     weights = np.mean([np.asarray(history.values) for history in alike], axis=0)
     return first.epochs, weights / weights.mean(axis=1, keepdims=True)
-
-
-def _comparable(rows: Sequence[Row]) -> list[Row]:
-    """The rows with records, on the class counts of the first."""
-    filled = [row for row in rows if row.records]
-    return [
-        row
-        for row in filled
-        if all(r.data.class_counts == filled[0].records[0].data.class_counts for r in row.records)
-    ]

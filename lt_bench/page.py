@@ -345,4 +345,10 @@ CAPTIONS = {
     "classes": "Training images per class, and accuracy by class of each method over the first.",
     "groups": "Accuracy of the shot groups, with the standard deviation over seeds.",
     "weights": "Class weights that follow the training: by class over time, by time over class.",
+    "confusion": "What the images of each shot group are taken for.",
+    "reliability": "How often a prediction is right, by its confidence.",
+    "curves": "Training loss by epoch.",
+    "cost": "Accuracy against the time of a run.",
+    "factors": "Accuracy against the imbalance factor.",
+    "ranks": "Rank of each method in every section.",
 }

@@ -293,26 +293,28 @@ def cost(runs: pd.DataFrame) -> pd.DataFrame:
 
     records: Mapping[str, Record] = dict(zip(runs.index, runs["record"], strict=True))
 
-    def with_parents(record: Record) -> float | None:
-        total = record.seconds
-        for _ in range(len(runs)):  # ends, even for a record that names itself as its parent
-            if record.parent is None:
-                return total
-            if record.parent.run_id not in runs.index:
-                return None
-            record = records[record.parent.run_id]
-            total += record.seconds
-        return None
-
     def scores(record: Record) -> dict[str, float | None]:
         return {
             "seconds": record.seconds,
-            "seconds_with_parents": with_parents(record),
+            "seconds_with_parents": seconds_with_parents(record, records),
             "parameters": record.num_parameters,
             "peak_memory": record.peak_memory_bytes,
         }
 
     return _each(runs, scores, ["seconds", "seconds_with_parents", "parameters", "peak_memory"])
+
+
+def seconds_with_parents(record: Record, by_run: Mapping[str, Record]) -> float | None:
+    """What a run took with all that it starts from; None if one of those is not known."""
+    total = record.seconds
+    for _ in range(len(by_run)):  # ends, even for a record that names itself as its parent
+        if record.parent is None:
+            return total
+        if record.parent.run_id not in by_run:
+            return None
+        record = by_run[record.parent.run_id]
+        total += record.seconds
+    return None
 
 
 def _each(

@@ -291,14 +291,14 @@ def _by_seed(row: Row) -> dict[int, tuple[Record, Mapping[str, float]]]:
 
 def _resampled(pairs: Sequence[tuple[Record, Record]]) -> FloatArray | None:
     """Class gains over resampled test images; None where the images cannot be told apart."""
-    gains = []
     tests = {(r.data.identity.get("test"), r.test.total) for pair in pairs for r in pair}
     if len(tests) != 1:
         return None
+    labels, *others = [sorted_labels(record) for pair in pairs for record in pair]
+    if labels is None or any(other is None for other in others):
+        return None
+    gains = []
     for ours, theirs in pairs:
-        labels = sorted_labels(ours)
-        if labels is None or sorted_labels(theirs) is None:
-            return None
         mine, other = (record.test.predictions() == labels for record in (ours, theirs))
         gains.append(mine.astype(float) - other)
     return resampled_class_gains(np.mean(gains, axis=0), labels, len(pairs[0][0].test.total))

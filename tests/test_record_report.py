@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lt_bench import config as config_module
-from lt_bench import figures, metrics, record, report
+from lt_bench import metrics, record, report
 from lt_bench.config import load
 from lt_bench.errors import ConfigError, DataError
 from lt_bench.record import Record, decode_labels, encode_labels, read, read_all, write
-from tests.synthetic import SDN, TABLE, changed, fill_with, long_tail, make_record
+from tests.synthetic import SDN, TABLE, changed, fill_with, make_record
 
 ROOT = Path(__file__).parents[1]
 
@@ -708,78 +708,6 @@ def test_committed_tables_follow_from_committed_records():
 def test_committed_tables_can_be_made():
     for name in config_module.names("configs/tables"):
         assert report.cells(name)
-
-
-# --- figures ---
-
-
-def test_figures_of_a_table(checkout, results):
-    weights = [[1.0, 1.0, 1.0, 1.0], [0.5, 0.8, 1.0, 2.0]]
-    for run in report.cells("table"):
-        write(make_record(run, weights=weights if run.overlay == "mine" else ()), results)
-    written = figures.write_all(results)
-    assert [path.name for path in written] == [
-        "table-classes.png",
-        "table-groups.png",
-        "table-weights.png",
-    ]
-    first = [path.read_bytes() for path in written]
-    assert all(content.startswith(b"\x89PNG") for content in first)
-    assert [path.read_bytes() for path in figures.write_figures("table", results)] == first
-
-
-def test_figures_show_the_numbers_of_the_table(checkout, results):
-    fill_with(results)
-    (rows_,) = report.fill("table", read_all(results)).rows.values()
-    limits = {"many": 100, "few": 20}
-    panels = figures.draw_groups(rows_, limits).axes
-    assert [panel.get_title() for panel in panels] == ["many", "medium", "few", "all"]
-    assert [bar.get_width() for bar in panels[2].patches] == pytest.approx([25, 25, 25])
-    counts, first, *_ = figures.draw_classes(rows_, limits).axes
-    assert [bar.get_height() for bar in counts.patches] == [200, 100, 20, 19]
-    dots = first.lines[0].get_ydata()
-    assert dots == pytest.approx([90, 80, 50, 25])
-
-
-def test_classes_are_drawn_head_to_tail_without_those_never_tested(checkout, results):
-    fill_with(results, class_counts=(19, 200, 20, 100), total=(10, 10, 0, 10), correct=(1, 9, 0, 8))
-    (rows_,) = report.fill("table", read_all(results)).rows.values()
-    counts, first, *_ = figures.draw_classes(rows_, {}).axes
-    assert [bar.get_height() for bar in counts.patches] == [200, 100, 19]
-    assert first.lines[0].get_ydata() == pytest.approx([90, 80, 10])
-
-
-def test_a_hundred_classes_and_groups_without_classes_can_be_drawn(checkout, results):
-    counts = long_tail(500, 10, 100)
-    for run in report.cells("table"):
-        write(
-            make_record(
-                run,
-                class_counts=counts,
-                correct=[3] * 100,
-                total=[5] * 100,
-                weights=np.ones((2, 100)),
-            ),
-            results,
-        )
-    assert len(figures.write_figures("table", results)) == 3
-
-
-@pytest.mark.parametrize("counts", [(50, 50, 50, 50), (7, 3, 1, 0), (3, 5000, 2, 1)])
-def test_unusual_counts_can_be_drawn(checkout, results, counts):
-    fill_with(results, class_counts=counts, weights=[[1, 2, 3, 4]], correct=(0, 0, 0, 0))
-    assert len(figures.write_figures("table", results)) == 3
-
-
-def test_rows_on_other_class_counts_are_not_drawn(checkout, results):
-    fill_with(results)
-    odd = report.cells("table")[-1]
-    write(make_record(odd, class_counts=(200, 100, 21, 19)), results)
-    names = [
-        panel.get_title()
-        for panel in next(figures._drawn(report.fill("table", read_all(results))))[1].axes
-    ]
-    assert "mine" not in names
 
 
 def test_reports_and_figures_need_no_torch():
