@@ -1,5 +1,8 @@
 """Evaluation: counts and bins on the device, read once. B batch, C classes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -7,6 +10,7 @@ from torch import Tensor
 from lt_bench.data.loading import Loader
 from lt_bench.methods import Method
 from lt_bench.metrics import SCORE_BINS, TOP_LABEL_BINS, Bins, Calibration, Tally, bin_edges
+from lt_bench.models.folding import Foldable
 from lt_bench.record import SplitResult
 from lt_bench.runtime import Runtime
 
@@ -15,6 +19,23 @@ from lt_bench.runtime import Runtime
 def evaluate(method: Method, loader: Loader, num_classes: int, where: Runtime) -> SplitResult:
     """Predict every image of a split in list order with the method's one inference branch."""
     method.eval()
+    with folded_backbone(method):
+        return _evaluate(method, loader, num_classes, where)
+
+
+@contextmanager
+def folded_backbone(method: Method) -> Iterator[None]:
+    """Meanwhile the method predicts without batch norms, where its backbone can be folded."""
+    backbone = method.backbone
+    if isinstance(backbone, Foldable):
+        method.backbone = backbone.folded()
+    try:
+        yield
+    finally:
+        method.backbone = backbone
+
+
+def _evaluate(method: Method, loader: Loader, num_classes: int, where: Runtime) -> SplitResult:
     predicted, in_top5 = [], []
     top_label = _BinSums(TOP_LABEL_BINS, where.device)
     score = _BinSums(SCORE_BINS, where.device)
