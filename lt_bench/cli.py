@@ -233,6 +233,8 @@ def _pack(spec: "Spec", root: Path | None, arguments: argparse.Namespace) -> "Re
     data = load_data(spec, root)
     if root is None:
         raise ConfigError(f"data pack: {spec.name} needs no files; there is nothing to pack")
+    if data.name != spec.name:
+        raise ConfigError(f"data pack: {data.name} cannot be packed; only a published list can")
     path = pack_path(root / spec.options.get("path", ""), spec.name)
     form: Format = arguments.format or "jpeg"
     with _image_bar(is_shown=True) as packed:

@@ -8,7 +8,7 @@ from lt_bench import cli
 from lt_bench.data import lists
 from lt_bench.data.benchmarks import BENCHMARKS
 from lt_bench.data.datasets import DATASETS
-from lt_bench.errors import DataError
+from lt_bench.errors import ConfigError, DataError
 from lt_bench.record import read
 from tests import trees
 
@@ -235,3 +235,51 @@ def test_check_without_a_data_root_asks_for_one(mini_lists, capsys, monkeypatch)
     assert capsys.readouterr().out.splitlines()[-1] == (
         "data root: none given for iNaturalist 2018; give --data-root DIR or set LT_BENCH_DATA"
     )
+
+
+def grown(tmp_path, counts=(40, 12, 25)):
+    """A miniature Places365 with more training images than any list has."""
+    trees.write_tree("places_lt", trees.PLACES[1], tmp_path)
+    for label, count in enumerate(counts):
+        for number in range(50, 50 + count - trees.TRAIN_COUNTS[label]):
+            path = trees.canonical("places_lt", "train", label, number)
+            file = trees.PLACES[1].locate(path, trees.CLASSES["places_lt"][label])
+            trees.write_photo(tmp_path / file, seed=number, label=label)
+    return tmp_path
+
+
+def test_a_generated_list_has_its_own_name_and_identity_and_no_image_of_another_split(
+    tmp_path, mini_lists
+):
+    root = grown(tmp_path)
+    (mini_lists / "places_lt" / "train.txt").unlink()  # not needed
+
+    def generated(**options):
+        return DATASETS["places_lt"](root, list="generated", **options)
+
+    data = generated(imbalance_factor=10)
+    assert data.name == "places_lt_generated"
+    assert data.class_counts == [40, 4, 16]
+    assert [len(data.val), len(data.test)] == [3, 3]
+    listed = set(data.train.listed)
+    assert len(listed) == len(data.train) == 60
+    assert not listed & (set(data.val.listed) | set(data.test.listed))
+    assert generated(imbalance_factor=10).identity == data.identity
+    assert generated(imbalance_factor=10, subset_seed=1).identity != data.identity
+    smaller = generated(imbalance_factor=20, profile="exponential")
+    assert smaller.class_counts == [40, 2, 8]
+    assert set(smaller.train.listed) < listed  # the order in which images are taken is one
+    record = train("places_lt", root, tmp_path / "results", "data.list=generated",
+                   "data.imbalance_factor=10", "--workers", "0")  # fmt: skip
+    assert record.data.name == "places_lt_generated"
+
+
+def test_options_of_a_generated_list_are_refused_for_the_published_one(tmp_path, mini_lists):
+    with pytest.raises(ConfigError) as caught:
+        DATASETS["imagenet_lt"](tmp_path, profile="pareto", subset_seed=0)
+    assert caught.value.problems == tuple(
+        f"{name}: has no effect on the published list; write list = 'generated', or leave it out"
+        for name in ("profile", "subset_seed")
+    )
+    with pytest.raises(ConfigError, match="layout: a pack holds no more than a list"):
+        DATASETS["imagenet_lt"](tmp_path, list="generated", layout="pack")

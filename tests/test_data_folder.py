@@ -99,11 +99,11 @@ def test_profiles_are_as_large_as_the_classes_allow(profile, available, factor):
 
 
 def test_a_pareto_profile_comes_near_imagenet_lt():
-    counts = largest_counts([1300] * 1000, "pareto", 256)
+    counts = largest_counts([1280] * 1000, "pareto", 256)
     groups = [len(classes) for classes in shot_groups(counts).values()]
     assert min(counts) == 5
-    assert sum(counts) == pytest.approx(115_846, rel=0.03)
-    assert groups == pytest.approx([385, 479, 136], abs=55)
+    assert sum(counts) == pytest.approx(115_846, rel=0.06)
+    assert groups == pytest.approx([385, 479, 136], abs=30)
 
 
 def test_list_files_serve_as_well(tmp_path):

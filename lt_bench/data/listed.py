@@ -3,12 +3,13 @@
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from lt_bench.config import Count
+from lt_bench.config import Count, ImbalanceFactor
 from lt_bench.data import layouts
 from lt_bench.data.benchmarks import (
     IMAGENET_LT,
@@ -21,30 +22,58 @@ from lt_bench.data.benchmarks import (
 )
 from lt_bench.data.images import FolderReader, Reader
 from lt_bench.data.layouts import Found
-from lt_bench.data.lists import Item, identity
+from lt_bench.data.lists import Item, by_label, first, identity, ranked
 from lt_bench.data.pack import pack_path, read_pack
+from lt_bench.data.profiles import SubsetSeed, largest_counts
 from lt_bench.data.types import ImageFiles, LongTailData
-from lt_bench.errors import DataError
+from lt_bench.errors import ConfigError, DataError
 
 Decode = Literal["exact", "scaled"]
+ListName = Literal["published", "generated"]
+GeneratedProfile = Literal["pareto", "exponential"]
 PACK = "pack"
 MISSING_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A list of one's own: how many images of each class, and which."""
+
+    profile: GeneratedProfile
+    imbalance_factor: float
+    subset_seed: int
 
 
 def imagenet_lt(
     root: Path | None,
     *,
+    list: ListName = "published",
+    profile: GeneratedProfile | None = None,
+    imbalance_factor: ImbalanceFactor | None = None,
+    subset_seed: SubsetSeed | None = None,
     layout: Literal["auto", "class_folders", "flat_val", "pack"] = "auto",
     image_size: Count = 224,
     decode: Decode = "exact",
 ) -> LongTailData:
-    """ImageNet-LT (Liu et al., 2019): 1,000 classes, 1,280 to 5 images; 50 test images each."""
-    return load(IMAGENET_LT, root, layout=layout, image_size=image_size, decode=decode)
+    """ImageNet-LT (Liu et al., 2019): 1,000 classes, 1,280 to 5 images; 50 test images each.
+
+    Args:
+        list: "generated" takes a sample of one's own from all training images, under another name.
+        profile: of a generated list; by default "pareto".
+        imbalance_factor: of a generated list; by default 256, that of the published one.
+        subset_seed: of a generated list; by default 0.
+    """
+    sample = _sample(list, profile, imbalance_factor, subset_seed, factor_published=256)
+    return load(IMAGENET_LT, root, sample, layout=layout, image_size=image_size, decode=decode)
 
 
 def places_lt(
     root: Path | None,
     *,
+    list: ListName = "published",
+    profile: GeneratedProfile | None = None,
+    imbalance_factor: ImbalanceFactor | None = None,
+    subset_seed: SubsetSeed | None = None,
     layout: Literal[
         "auto",
         "easy_format",
@@ -57,8 +86,16 @@ def places_lt(
     image_size: Count = 224,
     decode: Decode = "exact",
 ) -> LongTailData:
-    """Places-LT (Liu et al., 2019): 365 scenes, 4,980 to 5 images; 100 test images each."""
-    return load(PLACES_LT, root, layout=layout, image_size=image_size, decode=decode)
+    """Places-LT (Liu et al., 2019): 365 scenes, 4,980 to 5 images; 100 test images each.
+
+    Args:
+        list: "generated" takes a sample of one's own from all training images, under another name.
+        profile: of a generated list; by default "pareto".
+        imbalance_factor: of a generated list; by default 996, that of the published one.
+        subset_seed: of a generated list; by default 0.
+    """
+    sample = _sample(list, profile, imbalance_factor, subset_seed, factor_published=996)
+    return load(PLACES_LT, root, sample, layout=layout, image_size=image_size, decode=decode)
 
 
 def inat2018(
@@ -69,24 +106,38 @@ def inat2018(
     decode: Decode = "exact",
 ) -> LongTailData:
     """iNaturalist 2018: 8,142 species as nature has them; 3 test images each, and no other."""
-    return load(INAT_2018, root, layout=layout, image_size=image_size, decode=decode)
+    return load(INAT_2018, root, None, layout=layout, image_size=image_size, decode=decode)
 
 
 def load(
-    benchmark: Benchmark, root: Path | None, *, layout: str, image_size: int, decode: Decode
+    benchmark: Benchmark,
+    root: Path | None,
+    sample: Sample | None,
+    *,
+    layout: str,
+    image_size: int,
+    decode: Decode,
 ) -> LongTailData:
     """The benchmark as published, from the first layout that is complete or from its pack.
+
+    Args:
+        sample: take the training images from all there are instead of from the published list.
 
     Raises:
         DataError: everything that is missing or wrong, a line each.
     """
+    if sample and layout == PACK:
+        raise ConfigError("layout: a pack holds no more than a list; write 'auto' to generate one")
     facts = facts_of(benchmark)
-    items, problems = _lists(benchmark, facts)
+    items, problems = _lists(benchmark, facts, without_train=sample is not None)
     try:
         if layout == PACK:
             readers, source = _packed(benchmark, root, items)
         else:
-            readers, source = _on_disk(benchmark, root, layout, items, facts["class_names"])
+            found, source = _find(benchmark, root, layout)
+            if sample and not problems:
+                items["train"] = _generate(benchmark, sample, found, items, facts["class_names"])
+            readers = _readers(found, items, facts["class_names"])
     except DataError as error:
         problems += error.problems
     if problems:
@@ -103,7 +154,7 @@ def load(
     }
     counts = Counter(label for _, label in items["train"])
     return LongTailData(
-        name=benchmark.name,
+        name=benchmark.name if sample is None else f"{benchmark.name}_generated",
         train=splits["train"],
         val=splits.get("val"),
         test=splits["test"],
@@ -126,25 +177,47 @@ def _packed(
     return {split: pack.reader(listed) for split, listed in items.items()}, pack.source
 
 
-def _on_disk(
-    benchmark: Benchmark,
-    root: Path | None,
-    layout: str,
-    items: Mapping[str, Sequence[Item]],
-    class_names: Sequence[str],
-) -> tuple[Mapping[str, Reader], str]:
-    """A reader for each split out of the first complete layout, and where that is."""
+def _find(benchmark: Benchmark, root: Path | None, layout: str) -> tuple[Found, str]:
+    """The first complete layout, and in words where it and others are."""
     found, *others = layouts.choose(
         benchmark.title, benchmark.layouts, benchmark.places, root, layout
     )
     assert root is not None  # or nothing would have been found
+    return found, found.describe(root) + "".join(
+        f"; also there, not used: {other.describe(root)}" for other in others
+    )
+
+
+def _readers(
+    found: Found, items: Mapping[str, Sequence[Item]], class_names: Sequence[str]
+) -> dict[str, Reader]:
     paths = located(items, found, class_names)
     if problems := [p for split in paths for p in missing_files(split, found.base, paths[split])]:
         raise DataError(problems)
-    source = found.describe(root) + "".join(
-        f"; also there, not used: {other.describe(root)}" for other in others
-    )
-    return {split: FolderReader(found.base, paths[split]) for split in paths}, source
+    return {split: FolderReader(found.base, paths[split]) for split in paths}
+
+
+def _generate(
+    benchmark: Benchmark,
+    sample: Sample,
+    found: Found,
+    items: Mapping[str, Sequence[Item]],
+    class_names: Sequence[str],
+) -> list[Item]:
+    """A long-tailed sample of all training images that no other split has."""
+    taken = {path for listed in items.values() for path, _ in listed}
+    pool: list[Item] = []
+    for label, name in enumerate(class_names):
+        folder = (found.base / found.layout.locate(f"train/{name}/-", name)).parent
+        if not folder.is_dir():
+            raise DataError(f"train: no folder {folder}; unpack the official archive there")
+        paths = {f"train/{name}/{entry.name}" for entry in folder.iterdir()}
+        pool += [(path, label) for path in paths - taken if benchmark.normalise(path)]
+    counts = Counter(label for _, label in pool)
+    available = [counts[label] for label in range(len(class_names))]
+    kept = largest_counts(available, sample.profile, sample.imbalance_factor)
+    order = ranked(pool, num_classes=len(class_names), subset_seed=sample.subset_seed)
+    return by_label(first(order, kept, place=f"{benchmark.name} train"))
 
 
 def located(
@@ -173,13 +246,37 @@ def hint(name: str) -> str:
     return f"to see what is needed: python run.py data check {name}"
 
 
+def _sample(
+    list_name: ListName,
+    profile: GeneratedProfile | None,
+    imbalance_factor: float | None,
+    subset_seed: int | None,
+    *,
+    factor_published: float,
+) -> Sample | None:
+    """What is to be sampled, if anything; options that would then have no effect are refused."""
+    if list_name == "generated":
+        factor = factor_published if imbalance_factor is None else imbalance_factor
+        return Sample(profile or "pareto", factor, subset_seed or 0)
+    given = {"profile": profile, "imbalance_factor": imbalance_factor, "subset_seed": subset_seed}
+    if idle := [name for name, value in given.items() if value is not None]:
+        raise ConfigError(
+            f"{name}: has no effect on the published list; write list = 'generated', or leave it "
+            "out"
+            for name in idle
+        )
+    return None
+
+
 def _lists(
-    benchmark: Benchmark, facts: Mapping[str, Any]
+    benchmark: Benchmark, facts: Mapping[str, Any], *, without_train: bool
 ) -> tuple[dict[str, list[Item]], list[str]]:
     """The verified lists by split, and what is wrong with the others."""
     items: dict[str, list[Item]] = {}
     problems: list[str] = []
     for split in benchmark.published:
+        if split == "train" and without_train:
+            continue
         try:
             items[split] = read_split(benchmark, split, facts)
         except DataError as error:

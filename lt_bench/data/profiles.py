@@ -42,16 +42,17 @@ def class_counts(
 def shares_of_most(num_classes: int, profile: Profile, imbalance_factor: float) -> list[float]:
     """Images of each class as a share of the first one's, 1 to 1 / imbalance_factor.
 
-    Pareto: the quantiles of a Lomax distribution with alpha 6, cut off below; at factor 256 they
-    come near the counts of ImageNet-LT, which are a random sample of it.
+    Pareto: the quantiles of a Lomax distribution with alpha 6, brought to these ends; at factor 256
+    they come near the counts of ImageNet-LT, which are a random sample.
     """
     least = 1 / imbalance_factor
     if profile == "step":
         return [least ** (0.0 if c < num_classes // 2 else 1.0) for c in range(num_classes)]
-    if profile == "exponential":
+    if profile == "exponential" or num_classes == 1:
         return [least ** (c / max(num_classes - 1, 1)) for c in range(num_classes)]
-    sizes = [((c + 1) / (num_classes + 1)) ** (-1 / PARETO_ALPHA) - 1 for c in range(num_classes)]
-    return [max(size / sizes[0], least) for size in sizes]
+    sizes = [((c + 1) / (num_classes + 1)) ** (-1 / PARETO_ALPHA) for c in range(num_classes)]
+    span = sizes[0] - sizes[-1]
+    return [least + (1 - least) * (size - sizes[-1]) / span for size in sizes]
 
 
 def largest_counts(
