@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lt_bench import published, report
+from lt_bench import report
 from lt_bench.config import load, names, with_seed
 from lt_bench.errors import DataError
 from lt_bench.published import beside, group_of, read_published, render_published, verdict
@@ -30,6 +30,8 @@ def spread(method, group=PLAIN_100):
 
 
 def lines_of(text):
+    """The cells of the first group, by the first of each line."""
+    text = text.split("\n## ")[1]
     cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line[:2] == "| "]
     return {first.strip(): [cell.strip() for cell in others] for first, *others in cells}
 
@@ -103,8 +105,10 @@ def test_what_compares_with_what():
     assert group_of(load("cifar100_lt", "ce", ["optim.epochs=100"])) is None
     assert group_of(load("cifar100_lt", "ce", ["optim.lr=0.2"])) is None
     assert group_of(load("digits_lt", "ce")) is None
-    strong = ["augment=[{name='crop', padding=4}, 'flip', 'auto_augment', 'cutout']"]
-    assert published._family(load("cifar100_lt", "ce", strong)) == "strong"
+
+    eql = ("cifar100_lt", 200.0, "ResNet-32", "strong")
+    assert group_of(load("cifar100_lt:eql", "seql")) == eql
+    assert group_of(load("cifar100_lt:strong", "ce"))[3] == "strong"
 
 
 def test_the_verdict_at_the_edges():

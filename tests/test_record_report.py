@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lt_bench import config as config_module
-from lt_bench import metrics, record, report
+from lt_bench import metrics, record, report, tables
 from lt_bench.config import load
 from lt_bench.errors import ConfigError, DataError
 from lt_bench.record import Record, decode_labels, encode_labels, read, read_all, write
@@ -719,3 +719,7 @@ for name in lt_bench.config.names("configs/tables"):
     lt_bench.report.missing(name, __import__("pathlib").Path("nowhere"))
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_every_name_in_prose_is_an_overlays():
+    assert set(tables.METHODS_IN_PROSE) <= set(config_module.names("configs/methods"))
