@@ -277,6 +277,16 @@ def show(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def bench(arguments: argparse.Namespace) -> int:
+    """measure speed on this machine, beside loops in the field's usual style"""
+    from lt_bench.bench.suite import run
+    from lt_bench.runtime import Runtime
+
+    where = Runtime.choose(arguments.device, arguments.precision)
+    run(arguments.names, where, arguments.json)
+    return 0
+
+
 def _flat(tree: Any, at: str = "") -> Any:
     for key, value in tree.items():
         if key in ("recipe", "overlay", "digest", "overrides") and not at:
@@ -431,8 +441,7 @@ def _add_data_root(parser: argparse.ArgumentParser) -> None:
 def _add_machine(parser: argparse.ArgumentParser) -> None:
     _add_data_root(parser)
     _add_results(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16")
+    _add_device(parser)
     parser.add_argument("--deterministic", action="store_true", help="two runs equal to the bit")
     _add_workers(parser)
     parser.add_argument(
@@ -448,6 +457,11 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         default=60.0,
         help="how often the state of a run is kept; 0 is after every step, 60 the default",
     )
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16")
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
@@ -513,6 +527,12 @@ def _data_arguments(parser: argparse.ArgumentParser) -> None:
     _add_workers(parser)
 
 
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", metavar="NAME", nargs="*", help="which ones; default: all")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures here as well")
+    _add_device(parser)
+
+
 VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[..., int]]] = {
     "train": (_train_arguments, train),
     "table": (_table_arguments, table),
@@ -520,4 +540,5 @@ VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[..., 
     "verify": (_verify_arguments, verify),
     "data": (_data_arguments, data),
     "show": (_add_experiment, show),
+    "bench": (_bench_arguments, bench),
 }

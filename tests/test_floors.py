@@ -18,7 +18,7 @@ FLOORS = {
     "cli": 8,
 }
 # packages whose own modules may import one another, one way
-TOGETHER = ("models", "data")
+TOGETHER = ("models", "data", "bench")
 
 
 def upward_imports(path: Path, source: str) -> list[str]:

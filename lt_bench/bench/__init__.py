@@ -1,0 +1,1 @@
+"""Measured speed: ours beside loops in the field's usual style."""

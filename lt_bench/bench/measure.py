@@ -1,0 +1,184 @@
+"""Timing side by side, and the rows of a benchmark: ours, conventional, limit, ratio, goal."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+
+Kind = Literal["speedup", "rate", "cost", "share", "value"]
+Unit = Literal["s", "images/s", "MiB"]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, smallest and largest over the rounds."""
+
+    median: float
+    min: float
+    max: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        return cls(statistics.median(values), min(values), max(values))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison; `ratio` is of the two sides of each round, which shared the machine's mood.
+
+    `kind` says what the ratio is and which way the goal lies: "speedup" conventional / ours in
+    seconds and "rate" ours / conventional in images per second, at least; "cost" ours /
+    conventional, at most; "share" limit / ours, at least; "value" is ours itself, at most.
+    """
+
+    what: str
+    kind: Kind
+    ours: Spread
+    conventional: Spread | None = None
+    limit: Spread | None = None
+    ratio: Spread | None = None
+    goal: float | None = None
+    unit: Unit = "s"
+
+    @classmethod
+    def of(
+        cls,
+        what: str,
+        kind: Kind,
+        ours: Sequence[float],
+        *,
+        conventional: Sequence[float] | None = None,
+        limit: Sequence[float] | None = None,
+        goal: float | None = None,
+        unit: Unit = "s",
+    ) -> "Row":
+        """A row from what was measured in each round."""
+        above, below = {
+            "speedup": (conventional, ours),
+            "rate": (ours, conventional),
+            "cost": (ours, conventional),
+            "share": (limit, ours),
+            "value": (None, None),
+        }[kind]
+        ratio = None
+        if above is not None and below is not None:
+            ratio = Spread.of([a / b for a, b in zip(above, below, strict=True)])
+        return cls(
+            what,
+            kind,
+            Spread.of(ours),
+            Spread.of(conventional) if conventional else None,
+            Spread.of(limit) if limit else None,
+            ratio,
+            goal,
+            unit,
+        )
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether the median reaches the goal; None without one."""
+        if self.goal is None:
+            return None
+        reached = (self.ratio or self.ours).median
+        return reached <= self.goal if self.kind in ("cost", "value") else reached >= self.goal
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "is_met": self.is_met}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one benchmark measured; `setting` says in words what the sides are."""
+
+    setting: str
+    rows: Sequence[Row]
+
+
+def side_by_side(
+    contenders: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    device: torch.device | None = None,
+    least_seconds: float = 0.05,
+) -> dict[str, list[float]]:
+    """Seconds of one call of each contender, in each round; a round calls all of them in turn.
+
+    Args:
+        device: whose pending work belongs to the time.
+        least_seconds: short calls are repeated within a round until they take this long.
+    """
+    calls = {}
+    for name, call in contenders.items():
+        call()  # the first call allocates, chooses kernels and fills caches
+        calls[name] = 1
+        if least_seconds:
+            calls[name] = max(1, math.ceil(least_seconds / _seconds(call, 1, device)))
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, call in contenders.items():
+            taken[name].append(_seconds(call, calls[name], device))
+    return taken
+
+
+def _seconds(call: Callable[[], object], calls: int, device: torch.device | None) -> float:
+    _finish(device)
+    began = time.perf_counter()
+    for _ in range(calls):
+        call()
+    _finish(device)
+    return (time.perf_counter() - began) / calls
+
+
+def _finish(device: torch.device | None) -> None:
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """The rows in aligned columns: median (smallest..largest)."""
+    cells = [["", "ours", "conventional", "limit", "ratio", "goal"]]
+    for row in rows:
+        sides = [_in_unit(side, row.unit) for side in (row.ours, row.conventional, row.limit)]
+        cells.append([row.what, *sides, _ratio(row), _goal(row)])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
+    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
+
+
+def _in_unit(spread: Spread | None, unit: Unit) -> str:
+    if spread is None:
+        return ""
+    factor, name = 1.0, str(unit)
+    if unit == "s":
+        scales = ((1.0, "s"), (1e3, "ms"), (1e6, "us"))
+        factor, name = next((s for s in scales if spread.median * s[0] >= 1), scales[-1])
+    values = [_digits(factor * value) for value in (spread.median, spread.min, spread.max)]
+    return f"{values[0]} {name} ({values[1]}..{values[2]})"
+
+
+def _ratio(row: Row) -> str:
+    if row.ratio is None:
+        return ""
+    values = (row.ratio.median, row.ratio.min, row.ratio.max)
+    if row.kind == "share":
+        said = [f"{100 * value:.1f}" for value in values]
+        return f"{said[0]} % ({said[1]}..{said[2]})"
+    said = [f"{value:.2f}" for value in values]
+    return f"{said[0]} x ({said[1]}..{said[2]})"
+
+
+def _goal(row: Row) -> str:
+    if row.goal is None:
+        return ""
+    sign = "<=" if row.kind in ("cost", "value") else ">="
+    units = {"share": f"{100 * row.goal:g} %", "value": f"{row.goal:g} {row.unit}"}
+    return f"{sign} {units.get(row.kind, f'{row.goal:g} x')}, {'met' if row.is_met else 'missed'}"
+
+
+def _digits(value: float) -> str:
+    """Three digits that count."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
