@@ -1,0 +1,88 @@
+"""Nothing in a training step waits for the device: reading a value back is for the epoch's end."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lt_bench.config import bind, names
+from lt_bench.experiment import load_data, make_loader, make_method, prepare
+from lt_bench.methods import METHODS, OneStage
+from lt_bench.runtime import Runtime
+from lt_bench.samplers import SAMPLERS
+from lt_bench.train import fit
+
+WHERE = Runtime(torch.device("cpu"), "fp32")
+TRAINED = [
+    name
+    for name in names("configs/methods")
+    if (config := prepare("digits_lt", name)).parent is None and config.optim.epochs
+]
+# which kind of mixing and its share: drawn by the CPU whatever the device, so nothing waits
+DRAWN_BY_THE_CPU = {"mixup": 2}
+
+
+class Reads(TorchDispatchMode):
+    """Counts what makes the host wait on a GPU: values read, sizes that depend on values."""
+
+    operators = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2"})
+    methods = ("cpu", "numpy", "tolist")
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.found = Counter()
+        for name in self.methods:
+            patch.setattr(torch.Tensor, name, self.counting(name, getattr(torch.Tensor, name)))
+
+    def counting(self, name, method):
+        def counted(*args, **kwargs):
+            self.found[name] += 1
+            return method(*args, **kwargs)
+
+        return counted
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        indexed_by_mask = name == "index" and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if name in self.operators or indexed_by_mask:
+            self.found[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def reads_of_an_epoch(overlay, batch_size, patch, *overrides):
+    size = f"optim.batch_size={batch_size}"
+    config = prepare("digits_lt", overlay, ["optim.epochs=1", size, *overrides])
+    data = load_data(config.data, None)
+    method = make_method(config, data)
+    loader = make_loader(data, data.train, config, WHERE)
+    sampler = bind("sampler", config.sampler, SAMPLERS)
+    with patch.context() as only_here, Reads(only_here) as reads:
+        fit(method, loader, sampler, config.optim, 0, WHERE)
+    return len(loader), reads.found
+
+
+@pytest.mark.parametrize("overlay", TRAINED)
+def test_an_epoch_of_more_steps_reads_no_more(overlay, monkeypatch):
+    few, reads_of_few = reads_of_an_epoch(overlay, 512, monkeypatch)
+    many, reads_of_many = reads_of_an_epoch(overlay, 64, monkeypatch)
+    assert many > 3 * few
+    drawn = DRAWN_BY_THE_CPU.get(overlay, 0) * (many - few)
+    assert reads_of_many == reads_of_few + Counter({"_local_scalar_dense": drawn})
+    assert sum(reads_of_few.values()) > 0  # the epoch's loss is read
+
+
+@pytest.mark.parametrize("read", ["item", "tolist", "cpu"])
+def test_a_step_that_reads_is_seen(read, monkeypatch):
+    class Reading(OneStage):
+        def forward(self, images, target, progress):
+            loss, terms = super().forward(images, target, progress)
+            getattr(loss.detach(), read)()
+            return loss, terms
+
+    monkeypatch.setitem(METHODS, "one_stage", Reading)
+    few, reads_of_few = reads_of_an_epoch("ce", 512, monkeypatch)
+    many, reads_of_many = reads_of_an_epoch("ce", 64, monkeypatch)
+    assert (reads_of_many - reads_of_few).total() == many - few
