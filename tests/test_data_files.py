@@ -156,7 +156,10 @@ def test_check_of_nothing_says_what_to_fetch(tmp_path, mini_lists, capsys):
     assert printed[0] == (
         "official source: Places365-Standard, http://places2.csail.mit.edu/download.html"
     )
-    assert "  val_256.tar, 501 MB, md5 e27b17d8d44f4af9a78502beb927f808: with val_256/" in printed
+    assert (
+        "  val_256.tar, about 501 MB, md5 e27b17d8d44f4af9a78502beb927f808: with val_256/"
+        in printed
+    )
     assert printed[6:9] == [
         f"data_lists/places_lt/{split}.txt: missing; run python run.py data build places_lt "
         "--lists DIR (or --download)"
@@ -283,3 +286,15 @@ def test_options_of_a_generated_list_are_refused_for_the_published_one(tmp_path,
     )
     with pytest.raises(ConfigError, match="layout: a pack holds no more than a list"):
         DATASETS["imagenet_lt"](tmp_path, list="generated", layout="pack")
+
+
+def test_check_names_one_layout_where_two_share_what_is_there(tmp_path, mini_lists, capsys):
+    trees.write_tree("places_lt", trees.PLACES[1], tmp_path)
+    lines_of(tmp_path, status=0)
+    there = [line for line in capsys.readouterr().out.splitlines() if line.startswith("there: ")]
+    assert there == ["there: data_256 in the data root: data_256/, val_256/"]
+    shutil.rmtree(tmp_path / "data_256")
+    lines_of(tmp_path)
+    printed = capsys.readouterr().out
+    assert "there: data_256 in the data root: val_256/; not there: data_256/" in printed
+    assert "data_256_standard" not in printed

@@ -64,12 +64,15 @@ IMAGENET_LT = Benchmark(
     archives=(
         Archive(
             "ILSVRC2012_img_train.tar",
-            "138 GB",
+            "about 138 GB",
             "1d675b47d978889d74fa0da5fadfb00e",
             "train/ (a tar per class inside)",
         ),
         Archive(
-            "ILSVRC2012_img_val.tar", "6.3 GB", "29b22e2961454d5413ddabcf34fc5622", "val/, flat"
+            "ILSVRC2012_img_val.tar",
+            "about 6.3 GB",
+            "29b22e2961454d5413ddabcf34fc5622",
+            "val/, flat",
         ),
     ),
     layouts=layouts.IMAGENET,
@@ -100,24 +103,26 @@ PLACES_LT = Benchmark(
     archives=(
         Archive(
             "places365standard_easyformat.tar",
-            "21 GB",
+            "about 21 GB",
             None,
             "train/ and val/ in one, at 256 pixels: what most repositories use",
         ),
         Archive(
             "train_256_places365standard.tar",
-            "24 GB",
+            "about 24 GB",
             "53ca1c756c3d1e7809517cc47c5561c5",
             "or data_256/",
         ),
-        Archive("val_256.tar", "501 MB", "e27b17d8d44f4af9a78502beb927f808", "with val_256/"),
+        Archive("val_256.tar", "about 501 MB", "e27b17d8d44f4af9a78502beb927f808", "with val_256/"),
         Archive(
             "train_large_places365standard.tar",
-            "105 GB",
+            "about 105 GB",
             "67e186b496a84c929568076ed01a8aa1",
             "or data_large/, at full size",
         ),
-        Archive("val_large.tar", "2.1 GB", "9b71c4993ad89d2d8bcbdc4aef38042f", "with val_large/"),
+        Archive(
+            "val_large.tar", "about 2.1 GB", "9b71c4993ad89d2d8bcbdc4aef38042f", "with val_large/"
+        ),
     ),
     layouts=layouts.PLACES,
     places=(
@@ -148,13 +153,22 @@ INAT_2018 = Benchmark(
     page="https://github.com/visipedia/inat_comp/tree/master/2018",
     archives=(
         Archive(
-            "train_val2018.tar.gz", "120 GB", "b1c6952ce38f31868cc50ea72d066cc3", "train_val2018/"
+            "train_val2018.tar.gz",
+            "about 120 GB",
+            "b1c6952ce38f31868cc50ea72d066cc3",
+            "train_val2018/",
         ),
         Archive(
-            "train2018.json.tar.gz", "26 MB", "bfa29d89d629cbf04d826a720c0a68b0", "the train list"
+            "train2018.json.tar.gz",
+            "about 26 MB",
+            "bfa29d89d629cbf04d826a720c0a68b0",
+            "the train list",
         ),
         Archive(
-            "val2018.json.tar.gz", "26 MB", "f2ed8bfe3e9901cdefceb4e53cd3775d", "the test list"
+            "val2018.json.tar.gz",
+            "about 26 MB",
+            "f2ed8bfe3e9901cdefceb4e53cd3775d",
+            "the test list",
         ),
     ),
     layouts=layouts.INAT2018,

@@ -37,15 +37,21 @@ class Found:
     base: Path
     missing: tuple[str, ...]
 
+    @property
+    def there(self) -> tuple[str, ...]:
+        return tuple(folder for folder in self.layout.folders if folder not in self.missing)
+
     def describe(self, root: Path) -> str:
         place = self.base.relative_to(root).as_posix()
         inside = "the data root" if place == "." else f"{place}/"
-        there = [f"{folder}/" for folder in self.layout.folders if folder not in self.missing]
-        return f"{self.layout.name} in {inside}: {', '.join(there) or 'no folder'}"
+        return f"{self.layout.name} in {inside}: {', '.join(f'{f}/' for f in self.there)}"
 
 
 def search(layouts: Sequence[Layout], places: Sequence[str], root: Path) -> list[Found]:
-    """Every layout under the data root, complete ones first, in the order they are tried."""
+    """Every layout under the data root, complete ones first, in the order they are tried.
+
+    Of two that share the only folders that are there, the first speaks for both.
+    """
     bases = {root.joinpath(place).resolve(): root / place for place in ("", *places)}
     found = []
     for layout in layouts:
@@ -53,7 +59,12 @@ def search(layouts: Sequence[Layout], places: Sequence[str], root: Path) -> list
             missing = tuple(folder for folder in layout.folders if not (base / folder).is_dir())
             if len(missing) < len(layout.folders) and layout.is_like(base):
                 found.append(Found(layout, base, missing))
-    return sorted(found, key=lambda one: len(one.missing))
+    kept: list[Found] = []
+    for one in sorted(found, key=lambda one: len(one.missing)):
+        others = [other.there for other in kept if other.base == one.base]
+        if not one.missing or not any(set(one.there) <= set(there) for there in others):
+            kept.append(one)
+    return kept
 
 
 def choose(
