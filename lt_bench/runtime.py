@@ -72,7 +72,8 @@ class Runtime:
             precision = "bf16" if _multiplies_bfloat16(chosen) else "fp32"
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(deterministic)
+        if torch.are_deterministic_algorithms_enabled() != deterministic:
+            torch.use_deterministic_algorithms(deterministic)  # takes seconds, by its imports
         torch.backends.cudnn.benchmark = not deterministic
         if workers is None:
             workers = usable_cores()
