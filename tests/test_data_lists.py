@@ -347,6 +347,9 @@ def test_a_download_is_verified_and_a_failed_one_names_the_address(small_inat, t
         urls[split] = path.as_uri()
     benchmark = replace(INAT_2018, archives=tuple(archives), urls=urls)
     assert build_published(benchmark, None, folder=None, download=True).ok
+    shutil.rmtree(small_inat / "inat2018")
+    # the archives as they were fetched serve too
+    assert build_published(benchmark, tmp_path, folder=None, download=False).ok
 
     damaged = replace(benchmark, archives=tuple(replace(a, md5="0") for a in archives))
     found = problems(build_published, damaged, None, folder=None, download=True)

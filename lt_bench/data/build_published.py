@@ -90,13 +90,10 @@ def _find(
         for path in (place / name, place / f"{name}.gz"):
             if path.is_file():
                 return Origin(str(path), read_text(path))
-    if split in benchmark.annotations:
-        for place in [p for p in (folder, root) if p] + [
-            root / place for place in benchmark.places if root
-        ]:
-            path = place / benchmark.annotations[split]
-            if path.is_file():
-                return Origin(str(path), _list_of_annotations(path.read_bytes(), str(path)))
+    if split in benchmark.annotations and (
+        origin := _find_annotations(benchmark, split, root, folder)
+    ):
+        return origin
     if download:
         return _download(benchmark, split)
     raise _NotFoundError(
@@ -105,6 +102,33 @@ def _find(
         + (f" in {folder}" if folder else "; give --lists DIR")
         + f"; get it from {benchmark.list_page}, or add --download"
     )
+
+
+def _find_annotations(
+    benchmark: Benchmark, split: str, root: Path | None, folder: Path | None
+) -> Origin | None:
+    """The list in the official annotations, unpacked or in their archive."""
+    name = benchmark.annotations[split]
+    places = [place for place in (folder, root) if place]
+    places += [root / place for place in benchmark.places if root]
+    for place in places:
+        if (path := place / name).is_file():
+            return Origin(str(path), _list_of_annotations(path.read_bytes(), str(path)))
+        if (path := place / f"{name}.tar.gz").is_file():
+            return _of_archive(benchmark, split, path.read_bytes(), str(path))
+    return None
+
+
+def _of_archive(benchmark: Benchmark, split: str, content: bytes, place: str) -> Origin:
+    """The list in the annotations of an official archive, checksum verified."""
+    archive = next(one for one in benchmark.archives if place.endswith(f"/{one.name}"))
+    if (found := hashlib.md5(content).hexdigest()) != archive.md5:
+        raise DataError(f"{place}: md5 {found}, {archive.md5} expected; fetch it again")
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        member = next(m for m in tar if m.name.endswith(benchmark.annotations[split]))
+        file = tar.extractfile(member)
+        assert file is not None
+        return Origin(place, _list_of_annotations(file.read(), place))
 
 
 def _folders(folder: Path | None, name: str) -> list[Path]:
@@ -122,14 +146,7 @@ def _download(benchmark: Benchmark, split: str) -> Origin:
         ) from error
     if split not in benchmark.annotations:
         return Origin(url, content.decode("utf-8", errors="replace"))
-    archive = next(one for one in benchmark.archives if url.endswith(f"/{one.name}"))
-    if (found := hashlib.md5(content).hexdigest()) != archive.md5:
-        raise DataError(f"{url}: md5 {found}, {archive.md5} expected; try again later")
-    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-        member = next(m for m in tar if m.name.endswith(benchmark.annotations[split]))
-        file = tar.extractfile(member)
-        assert file is not None
-        return Origin(url, _list_of_annotations(file.read(), url))
+    return _of_archive(benchmark, split, content, url)
 
 
 def _list_of_annotations(content: bytes, place: str) -> str:

@@ -68,7 +68,8 @@ class FileLoader(Loader):
             collate_fn=_as_it_is,
             pin_memory=device.type == "cuda",
             prefetch_factor=PORTIONS_AHEAD if workers else None,
-            persistent_workers=workers > 0,
+            # those of an evaluation end with it, those of the training loader serve every epoch
+            persistent_workers=workers > 0 and bool(self.augment),
             worker_init_fn=_leave_interrupts_to_the_main_process,
             generator=torch.Generator(),  # its draws are not taken from anybody else's stream
         )
