@@ -1,0 +1,211 @@
+"""The command line as a user meets it: what is printed, where, and the exit status."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lt_bench.cli import main
+from lt_bench.config import names
+from lt_bench.record import read_all
+
+ROOT = Path(__file__).parents[1]
+SHORT = ["optim.epochs=1"]
+
+
+def run(capsys, *argv):
+    """Exit status, standard output and standard error of one command in this process."""
+    try:
+        status = main(list(argv))
+    except SystemExit as end:
+        status = end.code
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    return status, out, err
+
+
+def mistake(capsys, *argv):
+    """The lines on standard error of a command that is the user's mistake."""
+    status, out, err = run(capsys, *argv)
+    assert (status, out) == (2, "")
+    return err.splitlines()
+
+
+def process(*argv, block=(), **environment):
+    """The command as a process of its own, with some modules made unimportable."""
+    blocked = "".join(f"sys.modules[{name!r}] = None\n" for name in block)
+    code = f"import sys\n{blocked}sys.argv = ['run.py', *{list(argv)!r}]\n"
+    code += "from lt_bench.cli import main\nsys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_first_four_messages_of_the_design(capsys):
+    found = mistake(
+        capsys,
+        *("train", "digits_lt", "ce", "optim.epochs=ten", "sed=1"),
+        *("objective.loss.name=ladm", "data.imbalance_factor=0.01"),
+    )
+    assert "optim.epochs: expected int, got 'ten'" in found
+    assert "sed: no such field; did you mean 'seed'?" in found
+    assert any(
+        line.startswith("objective.loss.name: unknown 'ladm'; did you mean 'ldam'?; known: ce, ")
+        for line in found
+    )
+    assert "data.imbalance_factor: 0.01 is n_min/n_max; write n_max/n_min, 100" in found
+    assert len(found) == 4
+
+
+def test_unknown_recipe_verb_and_table(capsys):
+    (line,) = mistake(capsys, "train", "cifar100lt", "ce")
+    assert line.startswith("recipe: unknown 'cifar100lt'; did you mean 'cifar100_lt'?; known: ")
+    (line,) = mistake(capsys, "tabel", "quick")
+    assert "invalid choice: 'tabel'" in line
+    assert line.endswith("see run.py --help")
+    (line,) = mistake(capsys, "table", "quik")
+    assert "'quik'" in line
+    assert "quick" in line
+
+
+def test_a_missing_data_root(capsys, monkeypatch, tmp_path):
+    monkeypatch.delenv("LT_BENCH_DATA", raising=False)
+    (line,) = mistake(capsys, "train", "cifar100_lt", "ce", "--results", str(tmp_path))
+    assert line.startswith("data root: ")
+    assert "--data-root" in line
+    missing = tmp_path / "nowhere"
+    (line,) = mistake(capsys, "train", "cifar100_lt", "ce", "--data-root", str(missing))
+    assert line == f"--data-root: {missing} is no folder; give the one that holds the data"
+    (line,) = mistake(
+        capsys, "train", "cifar100_lt", "ce", "--data-root", str(tmp_path), "--results", "unused"
+    )
+    assert line.startswith("data root: ")
+    assert str(tmp_path) in line
+    assert list(tmp_path.rglob("record.json")) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--device", "cudda"], "--device: unknown 'cudda'; write cpu, cuda or cuda:0"),
+        (["--device", "meta"], "--device: 'meta' is not supported; write cpu, cuda or cuda:0"),
+        (["--device", "cuda:99"], "--device: 'cuda:99' is not available here; use --device cpu"),
+        (["--precision", "fp8"], "--precision: unknown 'fp8'; known: auto, fp32, bf16"),
+    ],
+)
+def test_a_device_or_precision_that_is_not_to_be_had(capsys, flags, message):
+    assert mistake(capsys, "train", "digits_lt", "ce", *flags) == [message]
+
+
+def test_device_cuda_without_one(capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert mistake(capsys, "train", "digits_lt", "ce", "--device", "cuda") == [
+        "--device: 'cuda' is not available here; use --device cpu"
+    ]
+
+
+def test_train_prints_a_row_and_a_finished_run_is_not_repeated(capsys, tmp_path):
+    command = ["train", "digits_lt", "ce", *SHORT, "--seeds", "0", "1", "--results", str(tmp_path)]
+    status, first, err = run(capsys, *command)
+    assert status == 0
+    assert [line.split(":")[0] for line in first.splitlines()] == [
+        "digits_lt ce seed 0",
+        "digits_lt ce seed 1",
+    ]
+    before = [record.seconds for record in read_all(tmp_path)]
+    status, again, _ = run(capsys, *command)
+    assert (status, again) == (0, first)
+    assert [record.seconds for record in read_all(tmp_path)] == before
+    run(capsys, *command, "--again")
+    assert [record.seconds for record in read_all(tmp_path)] != before
+
+
+def test_flags_and_overrides_in_any_order(capsys, tmp_path):
+    status, out, _ = run(
+        capsys, "train", "--results", str(tmp_path), "digits_lt", "ce", "--device", "cpu", *SHORT
+    )
+    assert status == 0
+    assert out.startswith("digits_lt ce seed 0:  many ")
+
+
+def test_seeds_together_with_seed_is_refused(capsys):
+    assert mistake(capsys, "train", "digits_lt", "ce", "seed=1", "--seeds", "2") == [
+        "--seeds: given together with seed=; write one of them"
+    ]
+
+
+def test_a_missing_parent_prints_the_command_that_makes_it(capsys, tmp_path):
+    (line,) = mistake(capsys, "train", "digits_lt", "crt", "--results", str(tmp_path))
+    assert line.endswith("has no record; run python run.py train digits_lt ce seed=0")
+
+
+def test_show_says_where_each_value_comes_from(capsys):
+    status, out, _ = run(capsys, "show", "cifar100_lt:short", "ldam_drw", "optim.lr=0.2")
+    assert status == 0
+    lines = {line.split(" = ")[0]: line for line in out.splitlines()}
+    assert lines["optim.lr"].endswith("# command line: optim.lr=0.2")
+    assert lines["optim.epochs"].endswith("# configs/cifar100_lt.toml [variants.short]")
+    assert lines["head.name"].endswith("# configs/methods/ldam_drw.toml")
+    assert lines["optim.nesterov"].endswith("# default")
+    assert "parent" not in lines
+
+
+def test_data_check_says_whether_a_run_could_start(capsys, tmp_path):
+    status, out, _ = run(capsys, "data", "check", "digits_lt")
+    assert status == 0
+    assert out.splitlines()[-1] == "a run can start"
+    status, out, _ = run(capsys, "data", "check", "cifar10_lt", "--data-root", str(tmp_path))
+    assert status == 2
+    assert "170 MB" in out
+    assert "--download" in out
+
+
+@pytest.mark.parametrize("name", names("configs/tables"))
+def test_every_table_resolves_its_runs(capsys, tmp_path, name):
+    status, out, _ = run(capsys, "table", name, "--dry-run", "--results", str(tmp_path))
+    assert status == 0
+    commands = out.splitlines()
+    assert commands
+    assert all(line.startswith("python run.py train ") for line in commands)
+
+
+HEAVY = ("torch", "torchvision", "timm", "sklearn")
+
+
+def test_help_report_and_a_finished_table_need_no_torch(tmp_path):
+    for argv in (["--help"], ["table", "--help"], ["report", "--results", str(tmp_path)]):
+        done = process(*argv, block=HEAVY)
+        assert done.returncode == 0, done.stderr
+    text = process("--help").stdout
+    for verb in ("train", "table", "report", "data", "show", "bench", "verify"):
+        assert f"\n  {verb} " in text
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from lt_bench.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        f"print(sorted(set(sys.modules) & {set((*HEAVY, 'pandas', 'matplotlib', 'numpy'))!r}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_without_a_terminal_each_epoch_is_a_line(tmp_path):
+    done = process("train", "digits_lt", "sdn_ce", "optim.epochs=2", "--results", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    assert "epoch 2/2" in lines[1]
+    for term in ("loss", "representation", "classifier", "lr"):
+        assert f"  {term} " in lines[1]
