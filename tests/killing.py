@@ -30,17 +30,21 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.killing", "tests.warm"])
 
 
-def command(argv: list[str]) -> None:
-    """What a run's process does."""
+def command(argv: list[str], said: Path, as_nobody: bool) -> None:
+    """What a run's process does; what it says goes to a file."""
     torch.set_num_threads(1)
-    with Path(os.devnull).open("w") as nowhere:
-        sys.stdout = sys.stderr = nowhere
+    with said.open("w") as sys.stdout:
+        sys.stderr = sys.stdout
+        if as_nobody and os.getuid() == 0:
+            os.setuid(65534)  # whom permissions do bind
         status = main(argv)
     sys.exit(status)
 
 
-def start(argv: list[str]) -> multiprocessing.process.BaseProcess:
-    process = PROCESSES.Process(target=command, args=(argv,))
+def start(
+    argv: list[str], said: Path = Path(os.devnull), *, as_nobody: bool = False
+) -> multiprocessing.process.BaseProcess:
+    process = PROCESSES.Process(target=command, args=(argv, said, as_nobody))
     process.start()
     return process
 
