@@ -230,6 +230,8 @@ def _pack(spec: "Spec", root: Path | None, arguments: argparse.Namespace) -> "Re
     from lt_bench.data.pack import Format, pack_path, write_pack
     from lt_bench.experiment import load_data
 
+    if spec.options.get("layout") == "pack":
+        raise ConfigError("data.layout: a pack is not packed again; leave it out")
     data = load_data(spec, root)
     if root is None:
         raise ConfigError(f"data pack: {spec.name} needs no files; there is nothing to pack")

@@ -178,3 +178,13 @@ def test_small_datasets_have_nothing_to_pack(tmp_path, capsys):
     assert "digits_lt: its images are kept in memory; there is nothing to pack" in (
         capsys.readouterr().err
     )
+
+
+def test_a_pack_that_is_too_small_or_packed_already_is_refused(places, tmp_path, capsys):
+    path, _ = packed(places, tmp_path)
+    with pytest.raises(DataError, match="packed at a short side of 256, 439 needed for image_size"):
+        DATASETS["places_lt"](tmp_path, layout="pack", image_size=384)
+    again = ["data", "pack", "places_lt", "data.layout=pack", "--data-root", str(tmp_path)]
+    assert cli.main(again) == 2
+    assert "data.layout: a pack is not packed again; leave it out" in capsys.readouterr().err
+    assert path.is_file()

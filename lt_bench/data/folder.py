@@ -8,17 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import torch
 from PIL import Image
 
 from lt_bench.config import Count, ImbalanceFactor
 from lt_bench.data.image_list import parse, read_text
 from lt_bench.data.images import FolderReader, Reader
-from lt_bench.data.listed import PACK, Decode, missing_files
-from lt_bench.data.lists import Item, by_label, first, identity, ranked
+from lt_bench.data.listed import PACK, Decode, assemble, missing_files
+from lt_bench.data.lists import Item, by_label, first, ranked
 from lt_bench.data.pack import pack_path, read_pack
 from lt_bench.data.profiles import SubsetSeed, largest_counts
-from lt_bench.data.types import ImageFiles, LongTailData
+from lt_bench.data.types import LongTailData
 from lt_bench.errors import ConfigError, DataError
 
 SPLITS = ("train", "val", "test")
@@ -69,50 +68,32 @@ def folder(
             else f"imbalance_factor: missing; profile {profile!r} needs it, for example 100"
         )
     base = _base(root, path)
-    held = read_folder(base, layout)
-    items = dict(held.items)
-    num_classes = len(held.class_names)
-    pool = ranked(items["train"], num_classes=num_classes, subset_seed=subset_seed)
-    said = held.source
-    if "test" in items:
-        if test_per_class is not None:
-            raise ConfigError(
-                f"test_per_class: {test_per_class} has no effect, since {base} has a test split; "
-                "leave it out"
-            )
-    else:
-        items["test"], pool, per_class = _carve(pool, held.class_names, test_per_class)
-        said += f"; test split of {per_class} per class held back from train"
+    held = read_folder(base, layout, image_size)
+    items, said = _with_test(held, test_per_class, subset_seed)
     if profile != "none" and imbalance_factor is not None:
-        counts = largest_counts(_counts(pool, num_classes), profile, imbalance_factor)
-        pool = first(pool, counts, place=str(base))
-    items["train"] = by_label(pool)
-    splits = {
-        split: ImageFiles(
-            held.reader(listed),
-            [name for name, _ in listed],
-            torch.tensor([label for _, label in listed]),
-            image_size,
-            decode == "scaled",
-        )
-        for split, listed in items.items()
-    }
-    return LongTailData(
+        available = _counts(items["train"], len(held.class_names))
+        counts = largest_counts(available, profile, imbalance_factor)
+        items["train"] = first(items["train"], counts, place=str(base))
+    items["train"] = by_label(items["train"])
+    return assemble(
+        items,
+        {split: held.reader(listed) for split, listed in items.items()},
         name="folder",
-        train=splits["train"],
-        val=splits.get("val"),
-        test=splits["test"],
         class_names=held.class_names,
-        class_counts=_counts(items["train"], num_classes),
-        identity={split: identity(listed) for split, listed in items.items()},
+        image_size=image_size,
+        decode=decode,
+        # ImageNet's
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
-        source=said,
+        source=held.source + said,
     )
 
 
-def read_folder(base: Path, layout: str) -> Held:
-    """The images below a folder, without opening any.
+def read_folder(base: Path, layout: str, image_size: int) -> Held:
+    """The images below a folder, or in its pack, without opening any.
+
+    Args:
+        image_size: which a pack must serve.
 
     Raises:
         DataError: there is no such layout, a class without training images, or an unknown class.
@@ -120,6 +101,7 @@ def read_folder(base: Path, layout: str) -> Held:
     lists_there = [split for split in SPLITS if (base / f"{split}.txt").is_file()]
     if layout == PACK:
         pack = read_pack(pack_path(base, "folder"))
+        pack.refuse_beyond(image_size)
         held = Held(pack.class_names, pack.items, pack.source, pack.reader)
     elif layout == "lists" or (layout == "auto" and not (base / "train").is_dir() and lists_there):
         held = _read_lists(base)
@@ -229,6 +211,26 @@ def _read_lists(base: Path) -> Held:
 
 def _reader(base: Path, path_of: Mapping[str, str], listed: Sequence[Item]) -> FolderReader:
     return FolderReader(base, [path_of[name] for name, _ in listed], is_turned=True)
+
+
+def _with_test(
+    held: Held, test_per_class: int | None, subset_seed: int
+) -> tuple[dict[str, list[Item]], str]:
+    """All splits, the training images in the order in which a profile takes them; what was done."""
+    items = {split: list(listed) for split, listed in held.items.items()}
+    num_classes = len(held.class_names)
+    items["train"] = ranked(items["train"], num_classes=num_classes, subset_seed=subset_seed)
+    if "test" not in items:
+        items["test"], items["train"], per_class = _carve(
+            items["train"], held.class_names, test_per_class
+        )
+        return items, f"; test split of {per_class} per class held back from train"
+    if test_per_class is not None:
+        raise ConfigError(
+            f"test_per_class: {test_per_class} has no effect, since there is a test split; leave "
+            "it out"
+        )
+    return items, ""
 
 
 def _carve(

@@ -148,7 +148,7 @@ def pixels(
         DataError: the file is missing, damaged or no image.
     """
     with unreadable_as(reader, index), reader.open(index) as image:
-        _refuse_huge(image)
+        refuse_huge(image)
         cut = window(*image.size, size, draw)
         return np.asarray(_cut_out(image, cut, size, is_scaled))
 
@@ -189,7 +189,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _refuse_huge(image: Image.Image) -> None:
+def refuse_huge(image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(
             f"{image.width:,} x {image.height:,} pixels, at most {MAX_PIXELS:,} are read"

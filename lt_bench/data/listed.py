@@ -132,7 +132,7 @@ def load(
     items, problems = _lists(benchmark, facts, without_train=sample is not None)
     try:
         if layout == PACK:
-            readers, source = _packed(benchmark, root, items)
+            readers, source = _packed(benchmark, root, items, image_size)
         else:
             found, source = _find(benchmark, root, layout)
             if sample and not problems:
@@ -142,6 +142,29 @@ def load(
         problems += error.problems
     if problems:
         raise DataError([*problems, hint(benchmark.name)])
+    return assemble(
+        items,
+        readers,
+        name=benchmark.name if sample is None else f"{benchmark.name}_generated",
+        class_names=facts["class_names"],
+        image_size=image_size,
+        decode=decode,
+        mean=benchmark.mean,
+        std=benchmark.std,
+        source=source,
+    )
+
+
+def assemble(
+    items: Mapping[str, Sequence[Item]],
+    readers: Mapping[str, Reader],
+    *,
+    image_size: int,
+    decode: Decode,
+    class_names: Sequence[str],
+    **rest: Any,
+) -> LongTailData:
+    """The data whose splits hold these items, opened by these readers."""
     splits = {
         split: ImageFiles(
             readers[split],
@@ -154,26 +177,24 @@ def load(
     }
     counts = Counter(label for _, label in items["train"])
     return LongTailData(
-        name=benchmark.name if sample is None else f"{benchmark.name}_generated",
         train=splits["train"],
         val=splits.get("val"),
         test=splits["test"],
-        class_names=facts["class_names"],
-        class_counts=[counts[label] for label in range(len(facts["class_names"]))],
+        class_names=class_names,
+        class_counts=[counts[label] for label in range(len(class_names))],
         identity={split: identity(listed) for split, listed in items.items()},
-        mean=benchmark.mean,
-        std=benchmark.std,
-        source=source,
+        **rest,
     )
 
 
 def _packed(
-    benchmark: Benchmark, root: Path | None, items: Mapping[str, Sequence[Item]]
+    benchmark: Benchmark, root: Path | None, items: Mapping[str, Sequence[Item]], image_size: int
 ) -> tuple[Mapping[str, Reader], str]:
     """A reader for each split out of the pack, and what the pack says of itself."""
     if root is None:
         raise DataError("data root: none given; give --data-root DIR, which holds the pack")
     pack = read_pack(pack_path(root, benchmark.name))
+    pack.refuse_beyond(image_size)
     return {split: pack.reader(listed) for split, listed in items.items()}, pack.source
 
 

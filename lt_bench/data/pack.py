@@ -9,15 +9,15 @@ import functools
 import io
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from PIL import Image
 
-from lt_bench.data.images import Reader, to_rgb, unreadable_as, with_short_side
+from lt_bench.data.images import Reader, refuse_huge, to_rgb, unreadable_as, with_short_side
 from lt_bench.data.lists import Item
 from lt_bench.data.types import ImageFiles, LongTailData, Report
 from lt_bench.errors import DataError
@@ -70,6 +70,15 @@ class Pack:
     row_of: Mapping[str, int]
     class_names: Sequence[str]
     source: str
+    short_side: int
+
+    def refuse_beyond(self, image_size: int) -> None:
+        """Refuse to serve images of a size at which the packed ones would have to grow."""
+        if self.short_side < (needed := short_side(image_size)):
+            raise DataError(
+                f"{self.path}: packed at a short side of {self.short_side}, {needed} needed for "
+                f"image_size {image_size}; remove it and run data pack again"
+            )
 
     def reader(self, listed: Sequence[Item]) -> PackReader:
         """The images of these items.
@@ -115,7 +124,8 @@ def read_pack(path: Path) -> Pack:
             f"{path}: {len(row_of):,} images, {said['images']:,} expected; remove it and run data "
             "pack again"
         )
-    return Pack(path, items, row_of, said["class_names"], f"{path.name} ({_describe(said)})")
+    source = f"{path.name} ({_describe(said)})"
+    return Pack(path, items, row_of, said["class_names"], source, said["short_side"])
 
 
 def write_pack(
@@ -141,14 +151,13 @@ def write_pack(
     files = {name: split for name, split in splits.items() if isinstance(split, ImageFiles)}
     if not files:
         raise DataError(f"{data.name}: its images are kept in memory; there is nothing to pack")
-    short = round(files["train"].size * 8 / 7)
-    entries = [(name, i) for name, split in files.items() for i in range(len(split))]
+    short = short_side(files["train"].size)
     said = {
         "dataset": data.name,
         "format": form,
         "quality": QUALITY if form == "jpeg" else None,
         "short_side": short,
-        "images": len(entries),
+        "images": sum(len(split) for split in files.values()),
         "identity": dict(data.identity),
         "class_names": list(data.class_names),
         "source": data.source,
@@ -160,28 +169,39 @@ def write_pack(
     done = _resume(part, schema)
     on_packed(done)
     with part.open("r+b" if done else "wb") as file, ThreadPoolExecutor(max(1, workers)) as pool:
+        file.seek(0, os.SEEK_END)
         if not done:
             file.write(schema.serialize())
-        file.seek(0, os.SEEK_END)
-        for at in range(done, len(entries), ROWS):
-            batch = entries[at : at + ROWS]
-            encoded = list(
-                pool.map(lambda e: _encode(files[e[0]].reader, e[1], short, form), batch)
-            )
-            file.write(_rows(schema, files, batch, encoded))
-            file.flush()
-            os.fsync(file.fileno())
-            on_packed(len(batch))
-        file.write(END_OF_STREAM)
-        file.flush()
-        os.fsync(file.fileno())
+        for entries in _batches(files, done):
+            encoded = pool.map(lambda e: _encode(files[e[0]].reader, e[1], short, form), entries)
+            _append(file, _rows(schema, files, entries, list(encoded)))
+            on_packed(len(entries))
+        _append(file, END_OF_STREAM)
     part.replace(path)
     _opened.cache_clear()
     size = path.stat().st_size / 1e6
     began = f", {done:,} of them by an earlier run" if done else ""
     return Report(
-        (f"{path}: {len(entries):,} images{began}, {size:,.1f} MB, {_describe(said)}",), ok=True
+        (f"{path}: {said['images']:,} images{began}, {size:,.1f} MB, {_describe(said)}",), ok=True
     )
+
+
+def short_side(image_size: int) -> int:
+    """Of the images in a pack: what evaluation resizes to before it cuts out the middle."""
+    return round(image_size * 8 / 7)
+
+
+def _batches(files: Mapping[str, ImageFiles], done: int) -> Iterator[list[tuple[str, int]]]:
+    """Splits and positions of the images that are still to be packed, a batch at a time."""
+    entries = [(name, i) for name, split in files.items() for i in range(len(split))]
+    for at in range(done, len(entries), ROWS):
+        yield entries[at : at + ROWS]
+
+
+def _append(file: IO[bytes], content: Any) -> None:
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _describe(said: Mapping[str, Any]) -> str:
@@ -192,6 +212,7 @@ def _describe(said: Mapping[str, Any]) -> str:
 def _encode(reader: Reader, index: int, short: int, form: Format) -> tuple[bytes, int, int]:
     """An image as it is packed, its width and its height."""
     with unreadable_as(reader, index), reader.open(index) as image:
+        refuse_huge(image)
         size = with_short_side(*image.size, short)
         is_small = min(image.size) <= short
         if form == "jpeg" and is_small and image.format == "JPEG" and image.mode == "RGB":
