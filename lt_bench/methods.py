@@ -155,6 +155,10 @@ class _SecondStage(Method):
     needs_parent = True
     keeps_head = True
 
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self.backbone.requires_grad_(False)
+
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         self.backbone.eval()  # the batch-norm statistics are part of what stays fixed
@@ -216,7 +220,7 @@ class RescaleHead(_WrappedHead):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
-        self.head = ScaledHead(parts.head, len(parts.class_counts))
+        self.head = ScaledHead(parts.head.requires_grad_(False), len(parts.class_counts))
 
     def trainable(self) -> Iterable[nn.Parameter]:
         return [self.head.scale_C]

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lt_bench.config import ObjectiveConfig, Spec
 from lt_bench.losses import LOSSES
+from lt_bench.methods import METHODS, Method, Parts
+from lt_bench.models.heads import HEADS
 from lt_bench.weighting import WEIGHTINGS, Objective, make_objective
 
 CLASS_COUNTS = torch.tensor([500, 200, 80, 30, 12, 5])
@@ -101,3 +103,43 @@ OBJECTIVES = [
 def objective_id(entry: tuple[Spec | None, Spec | None, str]) -> str:
     loss, weighting, reduction = entry
     return " ".join([*(spec_id(spec) for spec in (loss, weighting) if spec), reduction])
+
+
+NUM_FEATURES = 5
+
+
+def method_of(name: str) -> Method:
+    """A method on a small backbone without batch-norm, the same at every call."""
+    torch.manual_seed(3)
+    parts: dict[str, Any] = {
+        "backbone": nn.Sequential(nn.Linear(4, NUM_FEATURES), nn.Tanh()),
+        "head": HEADS["linear"](NUM_FEATURES, NUM_CLASSES),
+        "objective": objective_of(weighting=Spec("effective_number"), reduction="weighted_mean"),
+        "class_counts": CLASS_COUNTS,
+        "num_features": NUM_FEATURES,
+    }
+    if METHODS[name].needs_representation:
+        parts["representation_head"] = HEADS["linear"](NUM_FEATURES, NUM_CLASSES)
+        parts["representation_objective"] = objective_of(weighting=Spec("recall"))
+    method = METHODS[name](Parts(**parts))
+    if method.needs_parent:
+        method.load_parent(method_of("one_stage").model_state())
+    return method
+
+
+def images_of(kind: str, method: Method) -> tuple[Tensor, Tensor]:
+    """Inputs (B, 4) and targets that make the method's predictions what `kind` says."""
+    generator = torch.Generator().manual_seed(11)
+    images = torch.randn(8, 4, generator=generator)
+    target_B = torch.randint(NUM_CLASSES, (8,), generator=generator)
+    if "extreme" in kind:
+        images = 1e4 * images.sign()
+    with torch.no_grad():
+        logits_BC = method.predict(images)
+    if "all correct" in kind:
+        target_B = logits_BC.argmax(1)
+    if "all wrong" in kind:
+        target_B = logits_BC.argmin(1)
+    if kind == "one class":
+        target_B = torch.full_like(target_B, NUM_CLASSES - 1)
+    return (images[:1], target_B[:1]) if kind == "one sample" else (images, target_B)

@@ -14,16 +14,25 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from lt_bench.config import Spec
+from lt_bench.methods import METHODS
 from lt_bench.progress import Progress
 from lt_bench.runtime import sum_over_ranks, world_size
 from lt_bench.weighting import reduce
-from tests.conformance import OBJECTIVES, batch, objective_id, objective_of
+from tests.conformance import (
+    OBJECTIVES,
+    batch,
+    images_of,
+    method_of,
+    objective_id,
+    objective_of,
+)
 
 ENTRIES = [
     *OBJECTIVES,
     (Spec("ldam"), Spec("effective_number", {"start": 0.8}), "weighted_mean"),
     (Spec("seesaw"), Spec("recall"), "weighted_mean"),
 ]
+TRAINED = [name for name, method in METHODS.items() if method.is_trained]
 # which batch, and how many of its samples the first rank has: unequal, as in a last batch
 STEPS = (("ordinary", 5), ("all wrong", 2), ("one class", 7), ("ordinary", 0))
 
@@ -49,11 +58,23 @@ def learn(entry, rank: int | None) -> dict[str, Tensor]:
     return result | objective.state_dict()
 
 
+def learn_method(name: str, rank: int | None) -> dict[str, Tensor]:
+    """The loss and the gradients of a method's step on the whole batch or a rank's part of it."""
+    method = method_of(name).train()
+    images, target = images_of("ordinary", method)
+    part = (slice(None), slice(5), slice(5, None))[0 if rank is None else rank + 1]
+    loss, _ = method(images[part], target[part], Progress(70, 100))
+    loss.backward()
+    gradients = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
+    return {"loss": loss.detach(), **gradients}
+
+
 def learn_as_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
     results = [learn(entry, rank) for entry in ENTRIES]
+    results += [learn_method(name, rank) for name in TRAINED]
     ranks = sum_over_ranks(torch.tensor([1.0, rank]))
     torch.save((results, ranks, world_size()), Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
@@ -90,3 +111,14 @@ def test_split_batch_equals_whole(both, index):
     same = all(torch.allclose(joined[name], whole[name], rtol=1e-5, atol=1e-7) for name in whole)
     # a loss of the whole batch has each rank's part as a batch of its own, and says so
     assert same is not objective_of(*entry).loss.per_rank
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_methods_split_over_ranks_equal_whole(both, name):
+    whole = learn_method(name, None)
+    index = len(ENTRIES) + TRAINED.index(name)
+    first, second = (results[index] for results, _, _ in both)
+    assert first.keys() == whole.keys()
+    assert len(whole) > 1
+    for key, value in whole.items():
+        torch.testing.assert_close((first[key] + second[key]) / 2, value)
