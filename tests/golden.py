@@ -59,11 +59,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", metavar="NAME,...", help="losses, as the cases name them")
     parser.add_argument("--dtype", choices=TOLERANCE, default="float64")
     options = parser.parse_args(arguments)
-    golden = json.loads(options.file.read_text(encoding="utf-8"))
+    try:
+        golden = json.loads(options.file.read_text(encoding="utf-8"))
+        cases = golden["cases"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        parser.error(f"{options.file}: not a file of golden cases: {error!r}")
     only = options.only.split(",") if options.only else None
+    if unknown := set(only or ()) - {case["loss"] for case in cases}:
+        parser.error(f"--only: {options.file} has no case of {', '.join(sorted(unknown))}")
     tolerance = golden.get("meta", {}).get("tolerance", {}).get(options.dtype)
     passed = failed = 0
-    for case in golden["cases"]:
+    for case in cases:
         if only is not None and case["loss"] not in only:
             continue
         found = failures(case, options.dtype, tolerance)

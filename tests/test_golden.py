@@ -102,3 +102,21 @@ def test_nan_equals_nan_and_infinities_are_read(tmp_path, capsys):
     assert run(tmp_path, capsys, [hopeless | {"expected": {"loss": "-inf"}}])[0] == 1
     not_a_number = TINY | {"logits": [["nan", 0.0]], "expected": {"loss": "nan"}}
     assert run(tmp_path, capsys, [not_a_number])[0] == 0
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"meta": {}}'])
+def test_a_file_of_another_kind_is_refused(tmp_path, capsys, text):
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(SystemExit) as end:
+        golden.main([str(path)])
+    assert end.value.code == 2
+    assert "not a file of golden cases" in capsys.readouterr().err
+
+
+def test_only_with_a_name_that_no_case_has_is_refused(tmp_path, capsys):
+    path = tmp_path / "none.json"
+    path.write_text('{"cases": []}')
+    with pytest.raises(SystemExit):
+        golden.main([str(path), "--only", "cee"])
+    assert "has no case of cee" in capsys.readouterr().err
