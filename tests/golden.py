@@ -65,8 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, TypeError, KeyError) as error:
         parser.error(f"{options.file}: not a file of golden cases: {error!r}")
     only = options.only.split(",") if options.only else None
-    if unknown := set(only or ()) - {case["loss"] for case in cases}:
-        parser.error(f"--only: {options.file} has no case of {', '.join(sorted(unknown))}")
     tolerance = golden.get("meta", {}).get("tolerance", {}).get(options.dtype)
     passed = failed = 0
     for case in cases:

@@ -112,11 +112,3 @@ def test_a_file_of_another_kind_is_refused(tmp_path, capsys, text):
         golden.main([str(path)])
     assert end.value.code == 2
     assert "not a file of golden cases" in capsys.readouterr().err
-
-
-def test_only_with_a_name_that_no_case_has_is_refused(tmp_path, capsys):
-    path = tmp_path / "none.json"
-    path.write_text('{"cases": []}')
-    with pytest.raises(SystemExit):
-        golden.main([str(path), "--only", "cee"])
-    assert "has no case of cee" in capsys.readouterr().err
