@@ -20,6 +20,7 @@ WHERE = Runtime(torch.device("cpu"), "bf16")
 SMALL = {
     "step": {"rounds": 2, "steps": 1, "depth": 8},
     "augment": {"rounds": 2, "batches": 1},
+    "input": {"rounds": 1, "images": 3, "batches": 1},
     "losses": {"rounds": 1, "shapes": ((8, 20), (8, 1000))},
     "eval": {"rounds": 2, "images": 200, "depth": 8},
     "metrics": {"rounds": 2, "images": 60, "num_classes": 20},
@@ -34,6 +35,12 @@ ROWS = {
         ("optimiser step", "speedup"),
     ],
     "augment": [("crop, flip, normalise 128 images", "speedup")],
+    "input": [
+        ("500x375 JPEG from files", "rate"),
+        ("500x375 JPEG from jpeg pack", "rate"),
+        ("500x375 JPEG from uint8 pack", "rate"),
+        ("32x32 kept on the device", "rate"),
+    ],
     "losses": [
         (f"{name} ({num_samples}, {num_classes})", "cost")
         for num_samples, num_classes in SMALL["losses"]["shapes"]

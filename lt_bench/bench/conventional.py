@@ -5,6 +5,7 @@ float32 and contiguous, each step reads its loss and accuracies back, scores are
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,33 @@ class PilImages(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+
+
+class PhotoFiles(Dataset[Item]):
+    """Photos of any size, opened one by one; what they show is no matter here."""
+
+    def __init__(self, files: Sequence[Path], transform: Callable[[Image.Image], Any]) -> None:
+        self.files = files
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Item:
+        with self.files[index].open("rb") as file:
+            image = Image.open(file).convert("RGB")
+        return self.transform(image), 0
+
+
+def photo_transform(size: int, mean: Sequence[float], std: Sequence[float]) -> Any:
+    return transforms.Compose(
+        [
+            transforms.RandomResizedCrop(size),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
+    )
 
 
 def train_transform(size: int, mean: Sequence[float], std: Sequence[float]) -> Any:
@@ -146,7 +174,7 @@ def scores(
 
 
 def loader(
-    dataset: PilImages,
+    dataset: PilImages | PhotoFiles,
     *,
     batch_size: int,
     device: torch.device,

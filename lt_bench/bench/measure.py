@@ -3,7 +3,8 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -131,6 +132,22 @@ def _seconds(call: Callable[[], object], calls: int, device: torch.device | None
         call()
     _finish(device)
     return (time.perf_counter() - began) / calls
+
+
+def pass_through(batches: Iterable[object]) -> None:
+    for _ in batches:
+        pass
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one thread, to compare work instead of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _finish(device: torch.device | None) -> None:

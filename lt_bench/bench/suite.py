@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lt_bench.bench.arrays import losses, metrics
+from lt_bench.bench.inputs import inputs
 from lt_bench.bench.measure import Result, table
 from lt_bench.bench.startup import startup
 from lt_bench.bench.training import augment, evaluation, step
@@ -76,6 +77,7 @@ def _in_words(found: Mapping[str, Any]) -> list[str]:
 BENCHMARKS: Mapping[str, Benchmark] = {
     "step": step,
     "augment": augment,
+    "input": inputs,
     "losses": losses,
     "eval": evaluation,
     "metrics": metrics,

@@ -2,8 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lt_bench.bench import conventional
-from lt_bench.bench.measure import Result, Row, side_by_side
+from lt_bench.bench.measure import Result, Row, one_thread, pass_through, side_by_side
 from lt_bench.config import OptimConfig, Spec
 from lt_bench.data.loading import ResidentLoader
 from lt_bench.data.profiles import class_counts
@@ -91,6 +90,20 @@ def step(where: Runtime, *, rounds: int = 7, steps: int = 20, depth: int = 32) -
 
 def augment(where: Runtime, *, rounds: int = 15, batches: int = 8) -> Result:
     """Crop, flip and normalisation of a batch, on one thread where it is the CPU's."""
+    seconds = augmentation(where, rounds, batches)
+    row = Row.of(
+        f"crop, flip, normalise {OPTIM.batch_size} images",
+        "speedup",
+        seconds["ours"],
+        conventional=seconds["conventional"],
+        goal=12.0,
+    )
+    setting = "uint8 32x32 to float batches; conventional: Pillow and torchvision, in the process"
+    return Result(setting, [row])
+
+
+def augmentation(where: Runtime, rounds: int, batches: int) -> dict[str, list[float]]:
+    """Seconds of an augmented batch, ours and conventional."""
     size = OPTIM.batch_size
     split = _images(COUNTS)
     order_N = torch.randperm(len(split))[: batches * size]
@@ -102,25 +115,16 @@ def augment(where: Runtime, *, rounds: int = 15, batches: int = 8) -> Result:
         device=where.device,
         num_drawn=batches * size,
     )
-    with _one_thread():
+    with one_thread():
         taken = side_by_side(
             {
-                "ours": lambda: _pass_through(ours.epoch(order_N, torch.Generator(where.device))),
-                "conventional": lambda: _pass_through(iter(theirs)),
+                "ours": lambda: pass_through(ours.epoch(order_N, torch.Generator(where.device))),
+                "conventional": lambda: pass_through(iter(theirs)),
             },
             rounds=rounds,
             device=where.device,
         )
-    seconds = {name: [s / batches for s in series] for name, series in taken.items()}
-    row = Row.of(
-        f"crop, flip, normalise {size} images",
-        "speedup",
-        seconds["ours"],
-        conventional=seconds["conventional"],
-        goal=12.0,
-    )
-    setting = "uint8 32x32 to float batches; conventional: Pillow and torchvision, in the process"
-    return Result(setting, [row])
+    return {name: [s / batches for s in series] for name, series in taken.items()}
 
 
 def evaluation(
@@ -290,18 +294,3 @@ def _forward(method: Method, split: Split, where: Runtime) -> None:
 def _folded_forward(method: Method, split: Split, where: Runtime) -> None:
     with folded_backbone(method):
         _forward(method, split, where)
-
-
-def _pass_through(batches: Iterator[object]) -> None:
-    for _ in batches:
-        pass
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
