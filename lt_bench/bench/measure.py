@@ -114,10 +114,10 @@ def side_by_side(
     """
     calls = {}
     for name, call in contenders.items():
-        call()  # the first call allocates, chooses kernels and fills caches
-        calls[name] = 1
-        if least_seconds:
-            calls[name] = max(1, math.ceil(least_seconds / _seconds(call, 1, device)))
+        seconds = _seconds(call, 1, device)  # allocates, chooses kernels, fills caches
+        if seconds < 10 * least_seconds:
+            seconds = _seconds(call, 1, device)
+        calls[name] = max(1, math.ceil(least_seconds / seconds))
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, call in contenders.items():
