@@ -1,6 +1,7 @@
 """Fixtures that more than one file uses."""
 
 import pytest
+import torch
 
 from lt_bench import config as config_module
 from lt_bench import report
@@ -8,6 +9,10 @@ from lt_bench.data import lists
 from lt_bench.data.benchmarks import BENCHMARKS
 from tests import trees
 from tests.synthetic import RECIPE, SDN, TABLE
+
+
+# the tests' tensors are small: threads would only wait for one another
+torch.set_num_threads(1)
 
 
 @pytest.fixture
