@@ -120,18 +120,19 @@ def rebuild(arguments: argparse.Namespace) -> int:
     """rebuild every table, figure and the page from the records, or check them"""
     from lt_bench import figures, page, published, report
 
+    results = report.read_results(arguments.results)
     if arguments.check:
-        drifted = report.check(arguments.results) + page.check_page(arguments.results)
+        drifted = report.check(results) + page.check_page(results)
         print(*drifted or ["every table and the page follow from their records"], sep="\n")
         return FAILED_RUN if drifted else 0
     if arguments.published:
-        groups = report.beside_published(arguments.results)
+        groups = report.beside_published(results)
         if not groups:
             raise ConfigError(f"{arguments.results}/published.csv: no row compares with a table")
         print(published.render_published(groups))
         return 0
-    written = [*report.report(arguments.results), *figures.write_all(arguments.results)]
-    print(*written, page.write_page(arguments.results), sep="\n")
+    written = [*report.report(results), *figures.write_all(results)]
+    print(*written, page.write_page(results), sep="\n")
     return 0
 
 

@@ -33,7 +33,7 @@ from lt_bench.files import whole_file
 from lt_bench.metrics import FloatArray, IntArray
 from lt_bench.overviews import draw_cost, draw_factors, draw_ranks
 from lt_bench.record import Record, read_all
-from lt_bench.report import fill, filled_tables, seconds_with_parents
+from lt_bench.report import Results, fill, seconds_with_parents
 from lt_bench.tables import Filled, Row, dataset_name
 
 
@@ -43,14 +43,13 @@ def write_figures(name: str, results: Path) -> list[Path]:
     return _write(fill(name, records), records, results)
 
 
-def write_all(results: Path) -> list[Path]:
+def write_all(results: Results) -> list[Path]:
     """The figures of every table of shot groups that has a record."""
-    records = read_all(results)
     return [
         path
-        for table in filled_tables(results)
+        for table in results.filled
         if table.config.report.name == "shots"
-        for path in _write(table, records, results)
+        for path in _write(table, results.records, results.folder)
     ]
 
 

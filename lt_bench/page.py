@@ -1,6 +1,7 @@
 """results/index.html: every table and figure on one self-contained page, nothing fetched."""
 
 import base64
+import functools
 import io
 import re
 import statistics
@@ -13,7 +14,7 @@ from PIL import Image
 from lt_bench.files import write_text_whole
 from lt_bench.metrics import SHOT_GROUPS
 from lt_bench.published import Beside
-from lt_bench.record import Record, read_all
+from lt_bench.record import Record
 from lt_bench.render import (
     Grid,
     across_grid,
@@ -28,52 +29,51 @@ from lt_bench.render import (
     settings,
     shared_marks,
 )
-from lt_bench.report import beside_published, filled_tables
+from lt_bench.report import Results, beside_published
 from lt_bench.tables import HEADLINE, Column, Filled, Row, dataset_name
 
 GROUPS = (*SHOT_GROUPS, HEADLINE)
 IMAGE = re.compile(r'src="data:image/webp;base64,[^"]*"')
 # Figures with a panel per method are on the page of small tables only; larger ones link to them.
-PANEL_PER_METHOD, SMALL = ("classes", "reliability", "curves"), 16
+PANEL_PER_METHOD, SMALL = ("classes", "weights", "reliability", "curves"), 16
 # Nothing is loaded from anywhere: the page carries its style, its script and its pictures.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
-def write_page(results: Path) -> Path:
+def write_page(results: Results) -> Path:
     """Write results/index.html from the records and the figures beside them."""
-    path = results / "index.html"
+    path = results.folder / "index.html"
     write_text_whole(path, render_page(results))
     return path
 
 
-def check_page(results: Path) -> list[str]:
+def check_page(results: Results) -> list[str]:
     """What differs, a line each, between results/index.html and one made from the records.
 
     Pictures are not compared byte by byte, but there must be as many.
     """
-    path = results / "index.html"
-    has_records = any(True for _ in filled_tables(results))
+    path = results.folder / "index.html"
+    remedy = f"run python run.py report --results {results.folder}"
     if not path.exists():
-        remedy = f"run python run.py report --results {results}"
-        return [f"{path}: missing; {remedy}"] if has_records else []
+        return [f"{path}: missing; {remedy}"] if results.filled else []
     if _without_images(path.read_text(encoding="utf-8")) != _without_images(render_page(results)):
-        remedy = f"run python run.py report --results {results}"
         return [f"{path}: differs from its records; {remedy}"]
     return []
 
 
-def render_page(results: Path) -> str:
+def render_page(results: Results) -> str:
     # tables of methods first, those of one setting's influence after them
-    tables = sorted(filled_tables(results), key=lambda table: bool(table.config.vary))
+    tables = sorted(results.filled, key=lambda table: bool(table.config.vary))
     groups = beside_published(results)
     here = Path(__file__).parent
     style = (here / "page.css").read_text(encoding="utf-8")
     script = (here / "page.js").read_text(encoding="utf-8")
     body = [
-        _header(tables, read_all(results)),
+        _header(tables, results.records),
         _filters(tables),
         "<main>",
-        *(_article(table, results) for table in tables),
+        *(_article(table, results.folder) for table in tables),
+        *_runs(tables),
         *([_published(groups)] if groups else []),
         "</main>",
         "<footer><p>Made by <code>python run.py report</code> from the records in "
@@ -142,8 +142,7 @@ def _select(name: str, label: str, values: Iterable[str]) -> str:
 def _article(table: Filled, results: Path) -> str:
     parts = [f"<h2>{escape(_title(table))}</h2>"]
     parts += [f"<p>{escape(text)}</p>" for text in (table.config.note,) if text]
-    for index, (section, rows) in enumerate(table.rows.items()):
-        parts.append(_section(table, section, rows, f"{table.name}-{index}"))
+    parts += [_section(table, section, rows) for section, rows in table.rows.items()]
     if across := across_grid(table):
         dataset = escape(dataset_name(next(iter(table.rows.values()))[0].config))
         parts.append(
@@ -158,7 +157,7 @@ def _article(table: Filled, results: Path) -> str:
     return f'<article class="table" id="{escape(table.name)}">{"".join(parts)}</article>'
 
 
-def _section(table: Filled, section: str, rows: Sequence[Row], place: str) -> str:
+def _section(table: Filled, section: str, rows: Sequence[Row]) -> str:
     dataset = escape(dataset_name(rows[0].config))
     shared = shared_marks(rows)
     told = [f"All rows: {'; '.join(shared)}."] if shared else []
@@ -169,7 +168,7 @@ def _section(table: Filled, section: str, rows: Sequence[Row], place: str) -> st
     parts = [
         f"<h3>{escape(heading(rows))}, {escape(settings(section))}</h3>",
         f'<p class="facts">{"<br>".join(map(escape, shown))}</p>',
-        _scores(table, rows, place),
+        _scores(table, rows),
         "<details><summary>How to read it, and where it ran</summary>"
         f'<p class="facts">{"<br>".join(map(escape, folded))}</p></details>',
     ]
@@ -180,11 +179,10 @@ def _section(table: Filled, section: str, rows: Sequence[Row], place: str) -> st
             f"<details><summary>{escape(differences.about)}</summary>"
             f"{_plain_table(differences, table.columns)}</details>"
         )
-    parts += [_runs(table, row, f"{place}-{index}") for index, row in enumerate(rows)]
     return f'<div data-dataset="{dataset}">{"".join(parts)}</div>'
 
 
-def _scores(table: Filled, rows: Sequence[Row], place: str) -> str:
+def _scores(table: Filled, rows: Sequence[Row]) -> str:
     bold = bold_cells(table.columns, rows)
     shared = shared_marks(rows)
     lines = []
@@ -193,7 +191,7 @@ def _scores(table: Filled, rows: Sequence[Row], place: str) -> str:
         mark = '<span class="mark" title="see below the table">marked</span>' if is_marked else ""
         cells = [f'<th scope="row">{escape(row.name)}{mark}</th>']
         for name, column in table.columns.items():
-            cells.append(_cell(row, name, column, bold[name][index], f"runs-{place}-{index}"))
+            cells.append(_cell(row, name, column, bold[name][index]))
         cells.append(f'<td data-value="{len(row.records)}">{len(row.records)}</td>')
         lines.append(
             f'<tr data-method="{escape(row.name)}" data-order="{index}">{"".join(cells)}</tr>'
@@ -218,7 +216,7 @@ def _group(name: str | None) -> str:
     return f' data-group="{name}"' if name in GROUPS else ""
 
 
-def _cell(row: Row, name: str, column: Column, is_bold: bool, runs: str) -> str:
+def _cell(row: Row, name: str, column: Column, is_bold: bool) -> str:
     """A score that opens the runs behind it; a thin bar shows a share of 100 %."""
     values = row.values(name)
     text = escape(score(row, name, column))
@@ -230,15 +228,27 @@ def _cell(row: Row, name: str, column: Column, is_bold: bool, runs: str) -> str:
     share = f' style="--share: {100 * min(max(mean, 0), 1):.0f}%"' if column.factor == 100 else ""
     return (
         f'<td data-value="{column.factor * mean:.6g}"{_group(name)}>'
-        f'<button type="button" class="cell" popovertarget="{runs}"{share}>'
+        f'<button type="button" class="cell" popovertarget="{_runs_id(row)}"{share}>'
         f"{shown} <small>{sd}</small></button></td>"
     )
 
 
-def _runs(table: Filled, row: Row, place: str) -> str:
-    """What opens behind a score: the command, and each seed's record, scores and machine."""
-    if not row.records:
-        return ""
+def _runs_id(row: Row) -> str:
+    return f"runs-{row.config.recipe.replace(':', '.')}-{row.config.digest[:12]}"
+
+
+def _runs(tables: Sequence[Filled]) -> list[str]:
+    """What opens behind the scores, once for each row of runs: further reports share it."""
+    found: dict[str, str] = {}
+    for table in tables:
+        for row in (row for rows in table.rows.values() for row in rows if row.records):
+            if _runs_id(row) not in found:
+                found[_runs_id(row)] = _runs_of(table, row)
+    return list(found.values())
+
+
+def _runs_of(table: Filled, row: Row) -> str:
+    """The command, and each seed's record, scores and machine."""
     command = row.records[0].command.rpartition(" seed=")[0]
     seeds = " ".join(str(record.seed) for record in row.records)
     lines = []
@@ -253,7 +263,8 @@ def _runs(table: Filled, row: Row, place: str) -> str:
         lines.append(f"<tr><td>{link}</td>{shown}<td>{record.seconds:,.0f} s</td></tr>")
     heads = ["record", *(c.header for c in table.columns.values()), "commit", "precision", "time"]
     head = "".join(f'<th scope="col"><span class="plain">{escape(h)}</span></th>' for h in heads)
-    name, code = f"runs-{place}", f"command-{place}"
+    name = escape(_runs_id(row))
+    code = f"command-{name}"
     return (
         f'<div popover id="{name}" aria-label="Runs of {escape(row.name)}">'
         f'<button type="button" class="close" popovertarget="{name}" aria-label="Close">✕</button>'
@@ -322,30 +333,31 @@ def _foldable(title: str, text: str, name: str) -> str:
 
 def _figures(table: Filled, results: Path) -> Iterator[str]:
     """The table's figures; what would make the page too large is linked instead."""
-    num_methods = len(table.config.methods)
+    is_large = len(table.config.methods) > SMALL or len(table.rows) > 1
     links = []
     for path in sorted((results / "figures").glob(f"{table.name}-*.png")):
         kind = path.stem.rpartition("-")[2]
         if kind not in CAPTIONS:
             continue
         caption = escape(CAPTIONS[kind])
-        if kind in PANEL_PER_METHOD and num_methods > SMALL:
+        if kind in PANEL_PER_METHOD and is_large:
             links.append(f'<a href="figures/{escape(path.name)}">{caption}</a>')
             continue
         yield (
             f'<figure><div class="scroll" tabindex="0"><img alt="{caption}" '
-            f'src="data:image/webp;base64,{_picture(path)}"></div>'
+            f'src="data:image/webp;base64,{_picture(path, path.stat().st_mtime_ns)}"></div>'
             f"<figcaption>{caption}</figcaption></figure>"
         )
     if links:
         yield f'<p class="facts">More figures: {" ".join(links)}</p>'
 
 
-def _picture(path: Path) -> str:
+@functools.lru_cache(maxsize=256)
+def _picture(path: Path, _changed: int) -> str:
     """The picture in 32 colours, a third of the bytes and hardly a difference to the eye."""
     with Image.open(path) as image, io.BytesIO() as file:
         few = image.convert("RGB").quantize(32, dither=Image.Dither.NONE).convert("RGB")
-        few.save(file, "WEBP", lossless=True, method=6)
+        few.save(file, "WEBP", lossless=True, quality=30, method=2)
         return base64.b64encode(file.getvalue()).decode()
 
 

@@ -4,8 +4,8 @@ import functools
 import inspect
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -159,7 +159,29 @@ def all_reports(name: str, records: Sequence[Record]) -> list[Filled]:
     return [fill(name, records, also) for also in (None, *table_config(name).also)]
 
 
-def report(results: Path) -> list[Path]:
+@dataclass(frozen=True)
+class Results:
+    """A results folder with its records and every table of them, read and computed once."""
+
+    folder: Path
+    records: Sequence[Record]
+    tables: Sequence[Filled]
+
+    @property
+    def filled(self) -> list[Filled]:
+        """The tables that have at least one record."""
+        return [
+            t for t in self.tables if any(row.records for rows in t.rows.values() for row in rows)
+        ]
+
+
+def read_results(folder: Path) -> Results:
+    records = read_all(folder)
+    listed = names("configs/tables")
+    return Results(folder, records, [t for name in listed for t in all_reports(name, records)])
+
+
+def report(results: Results) -> list[Path]:
     """Rebuild every table that has a record, and return the files."""
     texts = texts_of_tables(results)
     for path, text in texts.items():
@@ -167,11 +189,12 @@ def report(results: Path) -> list[Path]:
     return list(texts)
 
 
-def check(results: Path) -> list[str]:
+def check(results: Results) -> list[str]:
     """What differs, a line each, between results/tables and tables rebuilt from the records."""
     wanted = texts_of_tables(results)
-    there = {path for path in (results / "tables").glob("*") if path.suffix in SUFFIXES}
-    remedy = f"run python run.py report --results {results}"
+    folder = results.folder / "tables"
+    there = {path for path in folder.glob("*") if path.suffix in SUFFIXES}
+    remedy = f"run python run.py report --results {results.folder}"
     drifted = []
     for path in sorted(wanted.keys() | there):
         if path not in wanted:
@@ -183,30 +206,19 @@ def check(results: Path) -> list[str]:
     return drifted
 
 
-def texts_of_tables(results: Path) -> dict[Path, str]:
+def texts_of_tables(results: Results) -> dict[Path, str]:
     """Every file of results/tables: Markdown, CSV and LaTeX of each table, and published.md."""
     texts: dict[Path, str] = {}
-    for table in filled_tables(results):
-        texts |= _texts(table, results)
+    for table in results.filled:
+        texts |= _texts(table, results.folder)
     if texts and (groups := beside_published(results)):
-        texts[results / "tables" / "published.md"] = render_published(groups)
+        texts[results.folder / "tables" / "published.md"] = render_published(groups)
     return texts
 
 
-def beside_published(results: Path) -> list[Beside]:
+def beside_published(results: Results) -> list[Beside]:
     """Ours beside published, of all tables, those without records too."""
-    records = read_all(results)
-    tables = [fill(name, records) for name in names("configs/tables")]
-    return beside(tables, read_published(results))
-
-
-def filled_tables(results: Path) -> Iterator[Filled]:
-    """The tables of configs/tables that have at least one record."""
-    records = read_all(results)
-    for name in names("configs/tables") if records else ():
-        first, *others = all_reports(name, records)
-        if any(row.records for rows in first.rows.values() for row in rows):
-            yield from (first, *others)
+    return beside(results.tables, read_published(results.folder))
 
 
 def shots(

@@ -268,8 +268,11 @@ def _differences(
 ) -> dict[str, Difference]:
     ours, theirs = _by_seed(row), _by_seed(first)
     seeds = [seed for seed in ours if seed in theirs]
-    gains_BC = _resampled([(ours[seed][0], theirs[seed][0]) for seed in seeds])
-    weights = class_weights(row.records[0]) if class_weights and gains_BC is not None else {}
+    gains_BC: FloatArray | None = None
+    weights: Mapping[str, FloatArray] = {}
+    if class_weights:
+        gains_BC = _resampled([(ours[seed][0], theirs[seed][0]) for seed in seeds])
+        weights = class_weights(row.records[0]) if seeds else {}
     found = {}
     for name, column in columns.items():
         pairs = [(ours[seed][1][name], theirs[seed][1][name]) for seed in seeds]

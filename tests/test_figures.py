@@ -23,7 +23,7 @@ def test_figures_of_a_table(checkout, results):
     weights = [[1.0, 1.0, 1.0, 1.0], [0.5, 0.8, 1.0, 2.0]]
     for run in report.cells("table"):
         write(make_record(run, weights=weights if run.overlay == "mine" else ()), results)
-    written = figures.write_all(results)
+    written = figures.write_all(report.read_results(results))
     kinds = ["classes", "groups", "weights", "confusion", "reliability", "curves", "cost"]
     assert [path.name for path in written] == [f"table-{kind}.png" for kind in kinds]
     first = [path.read_bytes() for path in written]

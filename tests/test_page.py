@@ -56,8 +56,8 @@ def page(checkout, results):
         last = {"ce": 2, "cb": 8, "mine": 5}[run.overlay] + run.seed
         write(make_record(run, correct=(9, 8, 5, last)), results)
     fill_with(results, name="other")
-    figures.write_all(results)
-    return write_page(results)
+    figures.write_all(report.read_results(results))
+    return write_page(report.read_results(results))
 
 
 def test_the_page_is_whole_and_fetches_nothing(page):
@@ -74,7 +74,7 @@ def test_the_page_is_whole_and_fetches_nothing(page):
 
 def test_a_large_table_links_to_its_panels(page, checkout, results, monkeypatch):
     monkeypatch.setattr("lt_bench.page.SMALL", 2)
-    parsed = Parsed(render_page(results))
+    parsed = Parsed(render_page(report.read_results(results)))
     assert len(parsed.all("img", "src")) == 6
     links = [link for link in parsed.all("a", "href") if link.startswith("figures/")]
     kinds = ("classes", "curves", "reliability")
@@ -105,7 +105,7 @@ def test_links_and_labels_name_what_is_there(page):
 
 def test_latex_and_csv_of_a_table_are_on_the_page(page, results):
     text = html.unescape(page.read_text())
-    report.report(results)
+    report.report(report.read_results(results))
     for name in ("table.tex", "table.csv", "table-spread.tex", "other.csv"):
         assert (results / "tables" / name).read_text() in text
 
@@ -115,7 +115,7 @@ def test_names_are_escaped(checkout, results):
     text = TABLE.replace('"mine"', '"<b>&amp"').replace('"A | table"', f"'{EVIL}'")
     (checkout / "table.toml").write_text(text + "note = '</script><script>alert(1)</script>'")
     fill_with(results, device="</td><script>alert(2)</script>")
-    page = render_page(results)
+    page = render_page(report.read_results(results))
     parsed = Parsed(page)
     assert [tag for tag, _ in parsed.tags].count("script") == 1
     assert not [tag for tag, _ in parsed.tags if tag in ("b", "img")]
@@ -123,20 +123,20 @@ def test_names_are_escaped(checkout, results):
 
 
 def test_the_page_drifts_with_one_number(page, results):
-    assert check_page(results) == []
+    assert check_page(report.read_results(results)) == []
     page.write_text(page.read_text().replace("65.0", "65.1", 1))
-    (drift,) = check_page(results)
+    (drift,) = check_page(report.read_results(results))
     assert drift.startswith(f"{page}: differs from its records; run python run.py report")
     page.unlink()
-    assert "missing" in check_page(results)[0]
+    assert "missing" in check_page(report.read_results(results))[0]
 
 
 def test_without_records_there_is_no_page_to_miss(checkout, results):
-    assert check_page(results) == []
+    assert check_page(report.read_results(results)) == []
 
 
 def test_the_committed_page_follows_from_committed_records():
-    assert check_page(ROOT / "results") == []
+    assert check_page(report.read_results(ROOT / "results")) == []
 
 
 SCRIPT = r"""

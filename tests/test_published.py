@@ -79,7 +79,7 @@ def test_a_full_run_is_compared(results):
     run_at(results, "ce", [39, 40, 41])
     run_at(results, "ldam_drw", [40, 40, 40])
     run_at(results, "seql", [50])
-    text = render_published(report.beside_published(results))
+    text = render_published(report.beside_published(report.read_results(results)))
     cells = lines_of(text)
     assert cells["CE"] == ["38.0 .. 40.7", "6", "40.0 ± 1.0", "3", "in the spread"]
     assert cells["LDAM-DRW"][2:] == ["40.0 ± 0.0", "3", "2.0 below: OUTSIDE the band"]
@@ -92,7 +92,10 @@ def test_a_full_run_is_compared(results):
 
 def test_a_short_run_is_never_compared(results):
     run_at(results, "ce", [39], recipe="cifar100_lt:short")
-    assert lines_of(render_published(report.beside_published(results)))["CE"][2] == "not run"
+    assert (
+        lines_of(render_published(report.beside_published(report.read_results(results))))["CE"][2]
+        == "not run"
+    )
 
 
 def test_what_compares_with_what():

@@ -524,11 +524,11 @@ def test_a_table_varies_a_setting_in_sections(checkout, results):
 def test_further_reports_of_the_same_runs_are_tables_of_their_own(checkout, results):
     (checkout / "table.toml").write_text(TABLE + 'also = ["spread", "cost"]')
     fill_with(results)
-    names = {path.name for path in report.report(results)}
+    names = {path.name for path in report.report(report.read_results(results))}
     assert {"table.md", "table-spread.md", "table-cost.csv", "table-spread.tex"} < names
-    assert report.check(results) == []
+    assert report.check(report.read_results(results)) == []
     (results / "tables" / "table-spread.md").unlink()
-    assert len(report.check(results)) == 1
+    assert len(report.check(report.read_results(results))) == 1
 
 
 def test_a_child_of_a_short_parent_is_marked_short(checkout, results):
@@ -686,15 +686,15 @@ def test_all_problems_of_a_table_are_told_once(checkout):
 
 def test_check_finds_what_no_longer_follows_from_the_records(checkout, results):
     fill_with(results)
-    written = report.report(results)
+    written = report.report(report.read_results(results))
     assert [path.name for path in written] == ["table.md", "table.csv", "table.tex"]
-    assert report.check(results) == []
+    assert report.check(report.read_results(results)) == []
     markdown, csv, tex = written
     markdown.write_text(markdown.read_text().replace("61.3", "61.2"))
     csv.unlink()
     tex.write_text(tex.read_text().replace("7.1", "7.0", 1))
     (results / "tables" / "old.md").write_text("")
-    old, missing, differs, differs_too = sorted(report.check(results))
+    old, missing, differs, differs_too = sorted(report.check(report.read_results(results)))
     assert old.startswith(f"{results}/tables/old.md: no table with records makes it")
     assert missing == f"{csv}: missing; run python run.py report --results {results}"
     assert differs.startswith(f"{markdown}: differs from its records")
@@ -702,7 +702,7 @@ def test_check_finds_what_no_longer_follows_from_the_records(checkout, results):
 
 
 def test_committed_tables_follow_from_committed_records():
-    assert report.check(ROOT / "results") == []
+    assert report.check(report.read_results(ROOT / "results")) == []
 
 
 def test_committed_tables_can_be_made():
