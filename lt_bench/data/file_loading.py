@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from lt_bench.config import Spec, build
 from lt_bench.data.images import CentreWindow, Window, pixels
 from lt_bench.data.loading import Batches, Loader
-from lt_bench.data.transforms import TRANSFORMS, Change, Transform, Views
+from lt_bench.data.transforms import TRANSFORMS, Transform, Views
 from lt_bench.data.types import ImageFiles
 from lt_bench.errors import ConfigError, DataError
 
@@ -56,9 +56,10 @@ class FileLoader(Loader):
                     "'random_resized_crop'"
                 )
             self.window = transform.window or self.window
-        # (pixel / 255 - mean) / std, in two steps
-        self.mean_C11 = torch.tensor(mean, device=device).view(-1, 1, 1)
-        self.std_C11 = torch.tensor(std, device=device).view(-1, 1, 1)
+        # (pixel / 255 - mean) / std as one multiplication and one addition
+        std_C = torch.tensor(std, device=device)
+        self.factor_C = 1 / (255 * std_C)
+        self.offset_C = -torch.tensor(mean, device=device) / std_C
         self.portions = _Portions()
         self.images: DataLoader[Tensor | str] = DataLoader(
             _Images(split),
@@ -111,15 +112,19 @@ class FileLoader(Loader):
         return decoded.to(self.labels.device, non_blocking=True)
 
     def _images(self, pixels_BHWC: Tensor, views: Views, batch: slice) -> Tensor:
-        images = pixels_BHWC.permute(0, 3, 1, 2).float().div_(255)
         mirrored_B = views.mirrored_N[batch]
-        images = torch.where(mirrored_B[:, None, None, None], images.flip(3), images)
-        changes: Sequence[Change] = views.changes
-        for change in changes:
-            images = change(images, batch)
-        images = (images - self.mean_C11) / self.std_C11
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return images.contiguous(memory_format=layout)
+        # whole bytes are mirrored, a row at a time is scaled: few passes over the floats
+        pixels_BHWC = torch.where(mirrored_B[:, None, None, None], pixels_BHWC.flip(2), pixels_BHWC)
+        rows = pixels_BHWC.flatten(2).float()
+        if views.changes:
+            images_BCHW = rows.div_(255).view(pixels_BHWC.shape).permute(0, 3, 1, 2)
+            for change in views.changes:
+                images_BCHW = change(images_BCHW, batch)
+            rows = images_BCHW.permute(0, 2, 3, 1).reshape(rows.shape).mul(255)
+        width = pixels_BHWC.shape[2]
+        rows.mul_(self.factor_C.repeat(width)).add_(self.offset_C.repeat(width))
+        images_BCHW = rows.view(pixels_BHWC.shape).permute(0, 3, 1, 2)
+        return images_BCHW if self.channels_last else images_BCHW.contiguous()
 
 
 @dataclass(frozen=True)
