@@ -7,6 +7,7 @@ import io
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,7 +129,9 @@ def load_tensors(path: Path) -> Any:
         DataError: it is anything else, such as a pickle that would run code.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is refused in the next line
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise not_usable(path, f"cannot be read: {error.strerror}") from error
     except Exception as error:  # torch's reader fails in many ways on bytes that are not its own
@@ -175,7 +178,8 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator
         was, now = theirs.get(name), ours.get(name)
         if was == now:
             continue
-        if isinstance(was, dict) and isinstance(now, dict):
-            yield from (f"{k}" for k in sorted(was.keys() | now.keys()) if was.get(k) != now.get(k))
+        if isinstance(now, dict):
+            was = was if isinstance(was, dict) else {}
+            yield from sorted(k for k in was.keys() | now.keys() if was.get(k) != now.get(k))
         else:
             yield f"{name} ({was}, here {now})"

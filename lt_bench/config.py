@@ -5,6 +5,7 @@ import functools
 import hashlib
 import inspect
 import json
+import math
 import operator
 import shlex
 import tomllib
@@ -218,8 +219,8 @@ def gather(recipe: str, method: str, overrides: Sequence[str] = ()) -> Said:
     recipe_name, *variants = recipe.split(":")
     recipe_file, recipe_tree = read_toml("recipe", recipe_name, ROOT / "configs")
     method_file, method_tree = read_toml("method", method, ROOT / "configs" / "methods")
-    known_variants = recipe_tree.pop("variants", {})
-    only_for = method_tree.pop("for", {})
+    known_variants = _tables_of(recipe_tree, "variants", recipe_file)
+    only_for = _tables_of(method_tree, "for", method_file)
 
     tree: dict[str, Any] = {}
     origin: dict[str, str] = {}
@@ -236,6 +237,14 @@ def gather(recipe: str, method: str, overrides: Sequence[str] = ()) -> Said:
     for override in overrides:
         _merge(tree, _parse_override(override), f"command line: {override}", origin)
     return Said(tree, origin)
+
+
+def _tables_of(tree: dict[str, Any], key: str, source: str) -> dict[str, Any]:
+    """Take [key.NAME] tables out of a file's tree."""
+    found = tree.pop(key, {})
+    if isinstance(found, dict) and all(isinstance(table, dict) for table in found.values()):
+        return found
+    raise ConfigError(f"{source}: {key}: expected tables, as in [{key}.NAME], got {_brief(found)}")
 
 
 def names(folder: str) -> list[str]:
@@ -344,7 +353,7 @@ class Reader:
         if kind is float and type(value) is int:
             return float(value)
         if kind is Any or type(value) is kind:
-            if kind is float and value != value:
+            if kind is float and not math.isfinite(value):
                 return self._mismatch(value, "a number", place)
             return value
         return self._mismatch(value, getattr(kind, "__name__", str(kind)), place)
@@ -407,7 +416,7 @@ class Reader:
         return Spec(value["name"], {k: v for k, v in value.items() if k != "name"})
 
     def _mismatch(self, value: Any, wanted: str, place: str) -> Any:
-        self._say(place, f"expected {wanted}, got {value!r}")
+        self._say(place, f"expected {wanted}, got {_brief(value)}")
         return None
 
     def _say(self, place: str, problem: str) -> None:
@@ -418,10 +427,15 @@ def _join(place: str, name: str) -> str:
     return f"{place}.{name}" if place else name
 
 
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
 def _unknown(name: Any, known: Any) -> str:
     near = difflib.get_close_matches(str(name), list(known), n=1)
     hint = f"did you mean {near[0]!r}?; " if near else ""
-    return f"unknown {name!r}; {hint}known: {', '.join(known) or 'none'}"
+    return f"unknown {_brief(name)}; {hint}known: {', '.join(known) or 'none'}"
 
 
 def read_toml(kind: str, name: str, folder: Path) -> tuple[str, dict[str, Any]]:
@@ -440,16 +454,20 @@ def read_toml(kind: str, name: str, folder: Path) -> tuple[str, dict[str, Any]]:
         return shown, tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{shown}: not readable as TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{shown}: not readable as TOML: nested too deep") from error
 
 
 def _parse_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     keys = key.strip().split(".")
     if not equals or not all(keys):
-        raise ConfigError(f"{text!r}: not a setting; write key=value, for example optim.lr=0.05")
+        raise ConfigError(
+            f"{_brief(text)}: not a setting; write key=value, for example optim.lr=0.05"
+        )
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         parsed = value
     for name in reversed(keys):
         parsed = {name: parsed}

@@ -3,12 +3,15 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+LONGEST = 1200  # characters of a message; lists of known names come near a thousand
+
 
 class UserError(ValueError):
     """Ends a command with exit status 2 and one plain line per problem: place, value, remedy."""
 
     def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        each = (problems,) if isinstance(problems, str) else problems
+        self.problems = tuple(_one_line(problem) for problem in each)
         super().__init__("\n".join(self.problems))
 
 
@@ -34,3 +37,9 @@ class BusyError(UserError):
 
 class RunError(RuntimeError):
     """A run that failed on the way; one line, exit status 1."""
+
+
+def _one_line(problem: str) -> str:
+    """What a hostile file can make of a message stays one printable line of bounded length."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in problem[:LONGEST])
+    return shown if len(problem) <= LONGEST else f"{shown}..."

@@ -1,6 +1,7 @@
 """Imported by the process that runs are forked from: loads what each of them would load first."""
 
 import tempfile
+import threading
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from tqdm import tqdm
 from lt_bench.experiment import prepare, run
 from lt_bench.runtime import Runtime
 
-tqdm.get_lock()  # made here, not lost with each process that is killed
+tqdm.set_lock(threading.RLock())  # one between processes would stay locked by a killed one
 torch.set_num_threads(1)  # so that no pool of threads is forked
 with tempfile.TemporaryDirectory() as folder:
     run(prepare("digits_lt", "ce", ["optim.epochs=1"]), Runtime.choose("cpu", results=Path(folder)))

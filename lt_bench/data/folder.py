@@ -11,7 +11,7 @@ from typing import Literal
 from PIL import Image
 
 from lt_bench.config import Count, ImbalanceFactor
-from lt_bench.data.image_list import parse, read_text
+from lt_bench.data.image_list import MAX_DIGITS, parse, read_text
 from lt_bench.data.images import FolderReader, Reader
 from lt_bench.data.listed import PACK, Decode, assemble, missing_files
 from lt_bench.data.lists import Item, by_label, first, ranked
@@ -185,8 +185,10 @@ def _read_lists(base: Path) -> Held:
     if (base / "classes.txt").is_file():
         class_names = [_composed(name) for name in read_text(base / "classes.txt").splitlines()]
     else:
-        labels = [line.rpartition(" ")[2] for line in texts["train"].split("\n")]
-        highest = max((int(label) for label in labels if label.strip().isdecimal()), default=-1)
+        labels = [line.strip().rpartition(" ")[2] for line in texts["train"].splitlines()]
+        # more digits are a slip, and would ask for a name for each class up to there
+        labels = [label for label in labels if label.isdecimal() and len(label) <= MAX_DIGITS]
+        highest = max(map(int, labels), default=-1)
         class_names = [str(label) for label in range(highest + 1)]
     items = {
         split: parse(

@@ -20,6 +20,7 @@ Canonical = tuple[str, str | None]
 Normalise = Callable[[str], Canonical | None]
 
 PROBLEMS_SHOWN = 5
+MAX_DIGITS = 5  # of a label; records hold at most 65,536 classes
 
 
 def read_text(path: Path) -> str:
@@ -120,13 +121,13 @@ def _problem(
 ) -> str | None:
     """What is wrong with one line, with the remedy; None if nothing is."""
     if not path or not (label.isascii() and label.isdecimal()):
-        return f"{f'{path} {label}'.strip()!r} is not a path and its label; write path label"
+        return f"{f'{path} {label}'.strip()[:100]!r} is not a path and its label; write path label"
     if PurePosixPath(path).is_absolute() or path[1:3] in (":/", ":\\"):
         return f"{path} is absolute; write it relative to the folder of the images"
     if ".." in path.replace("\\", "/").split("/"):
         return f"{path} leaves the folder of the images; remove the '..'"
-    if int(label) >= len(class_names):
-        return f"label {label}, below {len(class_names)} expected; labels count from 0"
+    if len(label) > MAX_DIGITS or int(label) >= len(class_names):
+        return f"label {label[:20]}, below {len(class_names)} expected; labels count from 0"
     if found is None:
         return f"{path} is in no layout of this dataset; take the published list unchanged"
     name = class_names[int(label)]

@@ -178,11 +178,15 @@ def training_order(
 def parse(path: Path, *, num_classes: int) -> list[Item]:
     """The "image label" lines of a list file; line ends and a last newline do not matter."""
     items = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{_shown(path)}: not readable as a list: {error}; restore it") from error
+    for number, line in enumerate(lines, start=1):
         image, _, label = line.strip().rpartition(" ")
-        if not image or not label.isdecimal():
+        if not image or not (label.isascii() and label.isdecimal()):
             raise DataError(f"{_shown(path)}:{number}: {line!r} is not an image and its label")
-        if int(label) >= num_classes:
+        if len(label) > len(str(num_classes)) or int(label) >= num_classes:
             raise DataError(
                 f"{_shown(path)}:{number}: label {label}, below {num_classes} expected; "
                 "labels count from 0"

@@ -1,0 +1,112 @@
+"""Broken and hostile inputs by name: each ends a command with its one expected message.
+
+The corpus is in tests/bad/, a file per kind; a case says what to put where, or what to ask for.
+"""
+
+import base64
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lt_bench import cli
+from lt_bench.experiment import prepare
+from lt_bench.record import write
+from tests.synthetic import make_record
+
+CORPUS = Path(__file__).parent / "bad"
+CASES = {
+    f"{path.stem}: {name}": (path.stem, case)
+    for path in sorted(CORPUS.glob("*.toml"))
+    for name, case in tomllib.loads(path.read_text(encoding="utf-8")).items()
+}
+
+
+def prepared(kind, case, tmp_path):
+    """Put the case's file where it belongs; the command that meets it."""
+    results = ["--results", str(tmp_path / "results")]
+    if kind == "arguments":
+        return [word.format(tmp=tmp_path) for word in case["argv"]]
+    if kind == "overrides":
+        return ["show", "digits_lt", case.get("method", "ce"), *case["overrides"]]
+    if kind == "configs":
+        put(tmp_path / "case.toml", case)
+        return ["show", str(tmp_path / "case.toml"), "ce"]
+    if kind == "overlays":
+        put(tmp_path / "case.toml", case)
+        return ["show", "digits_lt", str(tmp_path / "case.toml")]
+    if kind == "tables":
+        put(tmp_path / "case.toml", case)
+        return ["table", str(tmp_path / "case.toml"), *results]
+    if kind == "lists":
+        put(tmp_path / "train.txt", case)
+        return ["train", "folder", "ce", "--data-root", str(tmp_path), *results]
+    if kind == "records":
+        put_record(tmp_path / "results", case)
+        return ["verify", prepare("digits_lt", "ce").run_id, *results]
+    crt = prepare("digits_lt", "crt")
+    assert crt.parent is not None
+    if kind == "models":
+        path = write(make_record(crt.parent), tmp_path / "results")
+        put(path.with_name("model.pt"), case)
+        return ["train", "digits_lt", "crt", *results]
+    assert kind == "checkpoints"
+    put(tmp_path / "results" / "runs" / crt.parent.run_id / "checkpoint.pt", case)
+    return ["train", "digits_lt", "ce", *results]
+
+
+def put(path, case):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if "base64" in case:
+        path.write_bytes(base64.b64decode(case["base64"]))
+    else:
+        path.write_bytes(case["text"].encode())
+
+
+def put_record(results, case):
+    """A sound record with one value set, or a text in its place."""
+    path = write(make_record(prepare("digits_lt", "ce")), results)
+    if "text" in case or "base64" in case:
+        put(path, case)
+        return
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    *places, last = case["at"]
+    inner = tree
+    for place in places:
+        inner = inner[place]
+    if "json" in case:
+        inner[last] = json.loads(case["json"])
+    else:
+        del inner[last]
+    path.write_text(json.dumps(tree), encoding="utf-8")
+
+
+def settled(message):
+    """Without what a new method, module or recipe adds to a message."""
+    message = re.sub(r"known: [^\n]*", "known: ...", message)
+    message = re.sub(r"choose from [^)]*", "choose from ...", message)
+    message = re.sub(r"(?<=another ).* and \d+ more", "...", message)
+    return re.sub(r"-s0-[0-9a-f]{8}", "-s0-DIGEST", message)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_bad_input_ends_in_its_one_message(name, tmp_path, monkeypatch, capsys):
+    kind, case = CASES[name]
+    argv = prepared(kind, case, tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    try:
+        status = cli.main(argv)
+    except SystemExit as exit_:  # how argparse ends
+        status = exit_.code
+    said = capsys.readouterr()
+    assert settled(said.err.replace(str(tmp_path), "TMP").strip()) == settled(case["says"])
+    assert status == 2
+    written = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert {path.name for path in written} <= {"events.jsonl"}
+
+
+def test_the_corpus_is_large():
+    assert len(CASES) >= 60
