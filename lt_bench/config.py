@@ -446,7 +446,11 @@ def read_toml(kind: str, name: str, folder: Path) -> tuple[str, dict[str, Any]]:
             "install it there with python -m pip install -e ."
         )
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
-    if not path.is_file():
+    try:
+        is_there = path.is_file()
+    except OSError:  # a name longer than any file's
+        is_there = False
+    if not is_there:
         known = sorted(p.stem for p in folder.glob("*.toml"))
         raise ConfigError(f"{kind}: {_unknown(name, known)}")
     shown = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

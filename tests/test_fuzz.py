@@ -196,3 +196,7 @@ def test_a_traceback_would_be_noticed(monkeypatch, tmp_path, sound):
     monkeypatch.setattr(config_module, "_parse_override", broken)
     with pytest.raises(KeyError):
         some_overrides(["seed=1"], tmp_path, sound)
+
+
+def test_a_name_longer_than_any_file_is_unknown(tmp_path, sound):
+    some_overrides(["parent=" + "[" * 2000], tmp_path, sound)
