@@ -173,6 +173,7 @@ def _of_section(
 ) -> dict[str, Figure | None]:
     thresholds = {"many": metrics.MANY, "few": metrics.FEW, **table.config.report.options}
     tracked = [row for row in rows if _weight_name(row.records[0])]
+    cost = draw_cost(rows, lambda record: seconds_with_parents(record, by_run))
     return {
         "classes": draw_classes(rows, thresholds),
         "groups": draw_groups(rows, thresholds),
@@ -180,7 +181,7 @@ def _of_section(
         "confusion": draw_confusion(rows, thresholds),
         "reliability": draw_reliability(rows),
         "curves": draw_curves(rows),
-        "cost": draw_cost(rows, lambda record: seconds_with_parents(record, by_run)),
+        "cost": cost if "cost" in {spec.name for spec in table.config.also} else None,
     }
 
 

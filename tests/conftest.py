@@ -10,7 +10,6 @@ from lt_bench.data.benchmarks import BENCHMARKS
 from tests import trees
 from tests.synthetic import RECIPE, SDN, TABLE
 
-
 # the tests' tensors are small: threads would only wait for one another
 torch.set_num_threads(1)
 

@@ -1,4 +1,4 @@
-"""What holds for every entry of HEADS and METHODS; losses and weightings have suites of their own."""
+"""What holds for every entry of HEADS and METHODS; losses and weightings have their own suites."""
 
 import copy
 

@@ -23,7 +23,7 @@ def test_same_generator_same_order_and_one_epoch_of_indices(name):
     assert not torch.equal(order, draw(SAMPLERS[name], seed=1))
     assert order.shape == LABELS.shape
     assert order.dtype == torch.int64
-    assert 0 <= int(order.min())
+    assert int(order.min()) >= 0
     assert int(order.max()) < len(LABELS)
 
 

@@ -1,0 +1,58 @@
+"""README: its tables are the committed ones, its example runs, its tree exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from lt_bench import losses
+from lt_bench.config import names
+from lt_bench.experiment import prepare
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_tables_are_the_committed_ones():
+    shown = re.findall(r"<!-- table: (\w+) -->\n", README)
+    assert shown == ["cifar100_short", "quick"]
+    for name in shown:
+        text = (ROOT / "results" / "tables" / f"{name}.md").read_text(encoding="utf-8")
+        first = re.search(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+        assert first
+        assert first.group().count("\n") > 5
+        assert first.group() in README
+
+
+def test_the_example_loss_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(code.strip().splitlines()) <= 13
+    scope = vars(losses).copy()
+    try:
+        exec(code, scope)
+        config = prepare("digits_lt", "ce", ["objective.loss.name=tempered"])
+        assert config.objective.loss.name == "tempered"
+        loss = losses.LOSSES["tempered"](torch.tensor([100, 10, 1]))
+        assert loss(torch.randn(4, 3), torch.tensor([0, 1, 2, 0])).shape == (4,)
+    finally:
+        losses.LOSSES.pop("tempered", None)
+
+
+def test_the_tree_exists():
+    tree = README.split("## The tree")[1].split("```")[1]
+    for line in tree.strip("\n").splitlines():
+        if line.startswith("      "):
+            continue  # goes on with the line before
+        inside = ROOT / "lt_bench" if line.startswith("  ") else ROOT
+        for name in line.strip().split("  ")[0].split():
+            assert (inside / name).exists(), name
+
+
+@pytest.mark.parametrize("command", re.findall(r"python run\.py train (\S+) (\S+)", README))
+def test_the_commands_name_what_exists(command):
+    recipe, method = command
+    if recipe.isupper():
+        return
+    assert method in names("configs/methods")
+    assert recipe.split(":")[0] in names("configs")
