@@ -674,9 +674,10 @@ class _KeptSoftmax(torch.autograd.Function):
         target_B1 = target_B.unsqueeze(1)
         p_BC = logits_BC.softmax(1)
         ctx.save_for_backward(p_BC, target_B1)
-        # the largest probability is at least 1 / C, so its logarithm is safe
-        log_sum_exp_B = logits_BC.amax(1) - p_BC.amax(1).log()
-        return log_sum_exp_B - logits_BC.gather(1, target_B1).squeeze(1)
+        # the largest probability is at least 1 / C, so its logarithm is safe; large logits leave
+        # before it comes, lest they round it away
+        behind_B = logits_BC.amax(1) - logits_BC.gather(1, target_B1).squeeze(1)
+        return behind_B - p_BC.amax(1).log()
 
     @staticmethod
     @once_differentiable
