@@ -8,6 +8,7 @@ import json
 import math
 import operator
 import shlex
+import sys
 import tomllib
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -351,6 +352,8 @@ class Reader:
             given = self.settings(kind, value, place)
             return kind(**given) if len(self.problems) == before else None
         if kind is float and type(value) is int:
+            if abs(value) > sys.float_info.max:
+                return self._mismatch(value, "a number", place)
             return float(value)
         if kind is Any or type(value) is kind:
             if kind is float and not math.isfinite(value):

@@ -84,6 +84,11 @@ def test_messages(override, message):
     assert problems(override) == [message]
 
 
+def test_a_whole_number_beyond_every_float_is_no_number():
+    (line,) = problems(f"optim.lr=1{'0' * 400}")
+    assert line.startswith("optim.lr: expected a number, got 1000")
+
+
 def test_unknown_names_of_files():
     assert problems(recipe="digit_lt")[0].startswith(
         "recipe: unknown 'digit_lt'; did you mean 'digits_lt'?"

@@ -1,11 +1,14 @@
 """Benchmarks whose images lie in files: every layout trains, whatever the number of workers."""
 
+import multiprocessing
+import os
 import shutil
+import signal
 
 import pytest
 
 from lt_bench import cli
-from lt_bench.data import lists
+from lt_bench.data import file_loading, lists
 from lt_bench.data.benchmarks import BENCHMARKS
 from lt_bench.data.datasets import DATASETS
 from lt_bench.errors import ConfigError, DataError
@@ -141,6 +144,24 @@ def test_a_damaged_image_stops_the_run_and_is_named(workers, tmp_path, mini_list
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "not readable" in line]
     assert line.startswith(f"{written[0]}: not readable as an image: ")
     assert "--on-bad-image skip" in line
+
+
+def test_a_dead_worker_is_named_with_its_image(tmp_path, mini_lists, capsys, monkeypatch):
+    written = trees.write_tree("places_lt", BENCHMARKS["places_lt"].layouts[0], tmp_path)
+    read_pixels = file_loading.pixels
+
+    def deadly(reader, index, *arguments, **options):
+        if multiprocessing.parent_process() and index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_pixels(reader, index, *arguments, **options)
+
+    monkeypatch.setattr(file_loading, "pixels", deadly)
+    command = ["train", "places_lt", "ce", *TINY, "--data-root", str(tmp_path)]
+    command += ["--results", str(tmp_path / "results"), "--workers", "2"]
+    assert cli.main(command) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "ended here" in line]
+    assert any(path.name in line for path in written)
+    assert "--workers 0" in line
 
 
 def lines_of(root, *more, recipe="places_lt", status=2):

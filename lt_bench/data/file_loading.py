@@ -7,6 +7,8 @@ device for the epoch as a whole. So the number of workers changes nothing but th
 Shape suffixes: N images, B batch, H height, W width, C channels.
 """
 
+import os
+import re
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,14 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from lt_bench.config import Spec, build
 from lt_bench.data.images import CentreWindow, Window, pixels
 from lt_bench.data.loading import Batches, Loader
 from lt_bench.data.transforms import TRANSFORMS, Transform, Views
 from lt_bench.data.types import ImageFiles
-from lt_bench.errors import ConfigError, DataError
+from lt_bench.errors import ConfigError, DataError, RunError
 
 # Images handed over at a time: small enough that all workers share a batch.
 PORTION = 32
@@ -61,8 +63,12 @@ class FileLoader(Loader):
         self.factor_C = 1 / (255 * std_C)
         self.offset_C = -torch.tensor(mean, device=device) / std_C
         self.portions = _Portions()
+        # which process is at which image, said by the workers themselves
+        self.at_work = torch.full((workers, 2), -1)
+        self.at_work.share_memory_()  # type: ignore[no-untyped-call]
+        self.listed = split.listed
         self.images: DataLoader[Tensor | str] = DataLoader(
-            _Images(split),
+            _Images(split, self.at_work),
             batch_size=None,
             sampler=self.portions,
             num_workers=workers,
@@ -103,8 +109,22 @@ class FileLoader(Loader):
         decoded = iter(self.images)
         for batch in batches:
             size = batch.stop - batch.start
-            portions = [self._to_device(next(decoded)) for _ in range(0, size, PORTION)]
+            portions = [self._to_device(self._next(decoded)) for _ in range(0, size, PORTION)]
             yield self._images(torch.cat(portions), views, batch), label_N[batch]
+
+    def _next(self, decoded: Iterator[Tensor | str]) -> Tensor | str:
+        try:
+            return next(decoded)
+        except RuntimeError as error:  # torch's word for a worker that is gone
+            at = dict(self.at_work.tolist())
+            gone = [int(number) for number in re.findall(r"\d+", str(error))]
+            images = [self.listed[at[process]] for process in gone if process in at]
+            if not images:
+                raise
+            raise RunError(
+                f"{', '.join(images)}: the process that reads images ended here, killed or out of "
+                "memory; the same command goes on, --workers 0 reads in the run's own process"
+            ) from error
 
     def _to_device(self, decoded: Tensor | str) -> Tensor:
         if isinstance(decoded, str):
@@ -155,14 +175,17 @@ class _Images(Dataset[Tensor | str]):
     A message instead of an exception, which would arrive as a traceback.
     """
 
-    def __init__(self, split: ImageFiles) -> None:
+    def __init__(self, split: ImageFiles, at_work: Tensor) -> None:
         self.split = split
+        self.at_work = at_work
 
     def __getitem__(self, portion: _Portion) -> Tensor | str:
         size = self.split.size
         decoded = np.empty((len(portion.index_N), size, size, 3), dtype=np.uint8)
         try:
             for i, index in enumerate(portion.index_N):
+                if worker := get_worker_info():
+                    self.at_work[worker.id] = torch.tensor([os.getpid(), int(index)])
                 draw = np.random.Generator(np.random.Philox(key=[portion.seed, portion.place + i]))
                 decoded[i] = pixels(
                     self.split.reader,
