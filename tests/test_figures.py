@@ -20,6 +20,7 @@ def rows_of(results, name="table"):
 
 
 def test_figures_of_a_table(checkout, results):
+    (checkout / "table.toml").write_text(TABLE + 'also = ["cost"]')
     weights = [[1.0, 1.0, 1.0, 1.0], [0.5, 0.8, 1.0, 2.0]]
     for run in report.cells("table"):
         write(make_record(run, weights=weights if run.overlay == "mine" else ()), results)
@@ -65,13 +66,13 @@ def test_a_hundred_classes_and_groups_without_classes_can_be_drawn(checkout, res
             ),
             results,
         )
-    assert len(figures.write_figures("table", results)) == 7
+    assert len(figures.write_figures("table", results)) == 6
 
 
 @pytest.mark.parametrize("counts", [(50, 50, 50, 50), (7, 3, 1, 0), (3, 5000, 2, 1)])
 def test_unusual_counts_can_be_drawn(checkout, results, counts):
     fill_with(results, class_counts=counts, weights=[[1, 2, 3, 4]], correct=(0, 0, 0, 0))
-    assert len(figures.write_figures("table", results)) == 7
+    assert len(figures.write_figures("table", results)) == 6
 
 
 def test_rows_on_other_class_counts_are_not_drawn(checkout, results):

@@ -65,7 +65,7 @@ def test_the_page_is_whole_and_fetches_nothing(page):
     parsed = Parsed(text)
     assert not re.search(r"https?://", text)
     assert all(src.startswith("data:image/webp;base64,") for src in parsed.all("img", "src"))
-    assert len(parsed.all("img", "src")) == 12
+    assert len(parsed.all("img", "src")) == 10
     assert not parsed.all("script", "src")
     (policy,) = [content for content in parsed.all("meta", "content") if "default-src" in content]
     assert policy.startswith("default-src 'none'")
@@ -75,7 +75,7 @@ def test_the_page_is_whole_and_fetches_nothing(page):
 def test_a_large_table_links_to_its_panels(page, checkout, results, monkeypatch):
     monkeypatch.setattr("lt_bench.page.SMALL", 2)
     parsed = Parsed(render_page(report.read_results(results)))
-    assert len(parsed.all("img", "src")) == 6
+    assert len(parsed.all("img", "src")) == 4
     links = [link for link in parsed.all("a", "href") if link.startswith("figures/")]
     kinds = ("classes", "curves", "reliability")
     assert sorted(links) == [f"figures/{t}-{k}.png" for t in ("other", "table") for k in kinds]
