@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USER_MISTAKE
     except KeyboardInterrupt:
         again = shlex.join(["python", "run.py", *argv])
-        print(f"interrupted; the same command goes on: {again}", file=sys.stderr)
+        # of the others nothing is kept, so there is nothing to go on with
+        outlook = "goes on" if argv[0] in ("train", "table") else "starts over"
+        print(f"interrupted; the same command {outlook}: {again}", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -97,7 +97,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Loss x weighting x reduction (ARCHITECTURE, section 6 of the design)."""
+    """Loss x weighting x reduction: what papers bundle, told apart."""
 
     loss: Annotated[Spec, Part("loss")] = Spec("ce")
     weighting: Annotated[Spec, Part("weighting")] = Spec("uniform")

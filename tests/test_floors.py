@@ -1,4 +1,4 @@
-"""Imports go down: a module imports only from lower floors (ARCHITECTURE, section 3)."""
+"""Imports go down: a module imports only from lower floors (README, the tree)."""
 
 import ast
 from pathlib import Path
