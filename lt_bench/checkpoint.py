@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lt_bench.errors import DataError
 from lt_bench.files import whole_file
+from lt_bench.runtime import rank
 
 State = dict[str, Any]
 
@@ -75,7 +76,7 @@ class Checkpoint:
         return self.is_stopping or is_long or now - self.kept >= self.every
 
     def keep(self, state: State) -> None:
-        """Write the state, whole, in place of the one before.
+        """Write the state, whole, in place of the one before; the first rank does it for all.
 
         Raises:
             KeyboardInterrupt: a signal asked the run to stop here.
@@ -87,7 +88,8 @@ class Checkpoint:
             "seconds": self.seconds,
             "times_resumed": self.times_resumed,
         }
-        save_tensors(self.path, held)
+        if rank() == 0:
+            save_tensors(self.path, held)
         self.kept = time.monotonic()
         if self.is_stopping:
             raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import shlex
 import signal
 import sys
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = Parser(prog=f"run.py {verb}", description=command.__doc__)
         ARGUMENTS[verb](parser)
         arguments = parser.parse_intermixed_args(argv[1:])
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        level = logging.INFO if _is_first_rank() else logging.ERROR
+        logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
         with _terminated_as_interrupted():
             return command(arguments)
     except UserError as error:
@@ -58,6 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         outlook = "goes on" if argv[0] in ("train", "table") else "starts over"
         print(f"interrupted; the same command {outlook}: {again}", file=sys.stderr)
         return INTERRUPTED
+
+
+def _is_first_rank() -> bool:
+    """Of the processes of a torchrun the others keep silent, but for what is wrong."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -107,7 +114,8 @@ def table(arguments: argparse.Namespace) -> int:
         for config in missing:
             prepare(config.recipe, config.overlay, config.overrides)
         status = _run_all(missing, _runtime(arguments), waits=True)
-    print(report.write_table(arguments.name, arguments.results))
+    if _is_first_rank():
+        print(report.write_table(arguments.name, arguments.results))
     return status
 
 
@@ -315,6 +323,7 @@ def _run_all(
     """
     from lt_bench.experiment import run
     from lt_bench.files import wait_for
+    from lt_bench.runtime import world_size
 
     status, failed = 0, []
     pending = list(configs)
@@ -333,8 +342,11 @@ def _run_all(
                 _say_failure(config, error, is_only=len(configs) == 1)
                 status = max(status, USER_MISTAKE if isinstance(error, UserError) else FAILED_RUN)
                 failed.append(config.command)
+                if world_size() > 1:  # the other ranks are still at this one
+                    return status
             else:
-                print(_row(record), flush=True)
+                if _is_first_rank():
+                    print(_row(record), flush=True)
         if busy and len(busy) == len(pending):
             logger.info(f"{busy[0][1]}; waiting for it")
             wait_for(busy[0][1].lock)
@@ -360,7 +372,8 @@ def _progress(config: "RunConfig") -> "Iterator[Callable[[dict[str, Any]], None]
     from tqdm import tqdm
 
     epochs = config.optim.epochs
-    with tqdm(total=epochs, unit="epoch", leave=False, disable=not sys.stderr.isatty()) as bar:
+    is_shown = sys.stderr.isatty() and _is_first_rank()
+    with tqdm(total=epochs, unit="epoch", leave=False, disable=not is_shown) as bar:
         bar.set_description(f"{config.recipe} {config.overlay} seed {config.seed}")
 
         def on_epoch(line: dict[str, Any]) -> None:

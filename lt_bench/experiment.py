@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from lt_bench.record import (
     read,
     write,
 )
-from lt_bench.runtime import Runtime, seed_everything
+from lt_bench.runtime import Runtime, rank, seed_everything, wait_for_ranks, world_size
 from lt_bench.samplers import SAMPLERS
 from lt_bench.train import History, fit
 from lt_bench.weighting import WEIGHTINGS, make_objective
@@ -102,18 +103,36 @@ def run(
     finished, checkpoint = folder / "record.json", folder / "checkpoint.pt"
     if finished.exists() and not again:
         return read(finished)
+    if rank():  # the first one owns the folder, tests and writes
+        wait_for_ranks()
+        _train(config, where, folder)
+        wait_for_ranks()
+        return read(finished)
     with owned(folder, f"{config.run_id}: is being trained"):
         if finished.exists() and not again:  # by another process, in the meantime
             return read(finished)
         if again and not _is_newer(checkpoint, finished):
             checkpoint.unlink(missing_ok=True)
+        wait_for_ranks()
         record = _train_and_test(config, where, folder, on_epoch)
         write(record, where.results)
         checkpoint.unlink(missing_ok=True)  # only now, so that a kill before loses nothing
+        wait_for_ranks()
     return record
 
 
-def _train_and_test(config: RunConfig, where: Runtime, folder: Path, on_epoch: OnEpoch) -> Record:
+@dataclass(frozen=True)
+class _Trained:
+    data: LongTailData
+    method: Method
+    loader: Loader
+    history: History
+    checkpoint: Checkpoint
+
+
+def _train(
+    config: RunConfig, where: Runtime, folder: Path, on_epoch: OnEpoch = lambda _: None
+) -> _Trained:
     data = load_data(config.data, where.data_root)
     if where.on_bad_image == "skip":
         data = without_unreadable(data, workers=where.workers)
@@ -126,16 +145,19 @@ def _train_and_test(config: RunConfig, where: Runtime, folder: Path, on_epoch: O
     checkpoint = Checkpoint(
         folder / "checkpoint.pt", _made_by(config, data, where), where.checkpoint_seconds
     )
+    report = on_epoch if rank() else _events(folder, on_epoch)
+    with _enough_memory(config, where), checkpoint.on_signals():
+        history = fit(method, loader, sampler, config.optim, config.seed, where, report, checkpoint)
+    return _Trained(data, method.eval(), loader, history, checkpoint)
+
+
+def _train_and_test(config: RunConfig, where: Runtime, folder: Path, on_epoch: OnEpoch) -> Record:
+    trained = _train(config, where, folder, on_epoch)
+    data, method, checkpoint = trained.data, trained.method, trained.checkpoint
     with _enough_memory(config, where):
-        report = _events(folder, on_epoch)
-        with checkpoint.on_signals():
-            history = fit(
-                method, loader, sampler, config.optim, config.seed, where, report, checkpoint
-            )
-        method.eval()
         val_loader = make_loader(data, data.val, config, where) if data.val else None
         with torch.no_grad(), where.autocast():
-            settled = method.settle(loader, val_loader)
+            settled = method.settle(trained.loader, val_loader)
         test_loader = make_loader(data, data.test, config, where)
         test = evaluate(method, test_loader, data.num_classes, where)
         val = evaluate(method, val_loader, data.num_classes, where) if val_loader else None
@@ -151,6 +173,7 @@ def _train_and_test(config: RunConfig, where: Runtime, folder: Path, on_epoch: O
         environment=environment(
             where.describe(),
             where.precision,
+            ranks=world_size(),
             deterministic=where.deterministic,
             may_differ=where.may_differ(),
             times_resumed=checkpoint.times_resumed,
@@ -159,8 +182,8 @@ def _train_and_test(config: RunConfig, where: Runtime, folder: Path, on_epoch: O
         test=test,
         val=val,
         settled=settled,
-        history=tuple(Epoch(**line) for line in history.epochs),
-        class_history=_class_history(history),
+        history=tuple(Epoch(**line) for line in trained.history.epochs),
+        class_history=_class_history(trained.history),
         seconds=checkpoint.seconds,
         num_parameters=sum(p.numel() for p in method.parameters()),
         peak_memory_bytes=where.peak_memory_bytes(),
@@ -287,6 +310,7 @@ def _made_by(config: RunConfig, data: LongTailData, where: Runtime) -> dict[str,
         "data": dict(data.identity),
         "device": where.device.type,
         "precision": where.precision,
+        "ranks": world_size(),
         "torch": torch.__version__.split("+")[0],
         "code": code_version(),
     }

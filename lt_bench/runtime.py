@@ -4,18 +4,22 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from lt_bench.errors import ConfigError
 
 PRECISIONS = ("auto", "fp32", "bf16")
 # Saving the largest networks takes about a second, so at this pace it stays below 2 % of a run.
 CHECKPOINT_SECONDS = 60.0
+# What the first rank does alone, such as testing, has the others wait.
+PATIENCE = timedelta(hours=6)
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -44,10 +48,12 @@ class Runtime:
         on_bad_image: str = "stop",
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
     ) -> "Runtime":
-        """Resolve "auto" on this machine.
+        """Resolve "auto" on this machine; one of several processes under torchrun joins them.
 
         Args:
-            workers: processes that read images from files; by default one per usable core.
+            device: of a rank, "cuda" is the one with its local number.
+            workers: processes that read images from files; by default one per usable core, of
+                which local ranks have their share each.
             on_bad_image: "stop" at an image that cannot be read, or "skip" them all.
             checkpoint_seconds: what a kill may cost; 0 keeps the state after every step.
 
@@ -66,6 +72,7 @@ class Runtime:
             not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()
         ):
             raise ConfigError(f"--device: {device!r} is not available here; use --device cpu")
+        chosen = _join_ranks(chosen)
         if precision not in PRECISIONS:
             raise ConfigError(f"--precision: unknown {precision!r}; known: {', '.join(PRECISIONS)}")
         if precision == "auto":
@@ -76,7 +83,7 @@ class Runtime:
             torch.use_deterministic_algorithms(deterministic)  # takes seconds, by its imports
         torch.backends.cudnn.benchmark = not deterministic
         if workers is None:
-            workers = usable_cores()
+            workers = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         elif workers < 0:
             raise ConfigError(f"--workers: {workers} is below 0; 0 reads in the main process")
         if not checkpoint_seconds >= 0:
@@ -97,6 +104,10 @@ class Runtime:
     def place(self, module: M) -> M:
         """On the device, in the memory layout its convolutions like best."""
         return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def over_ranks(self, module: M) -> "M | DistributedDataParallel":
+        """As it is on one rank; on several, with gradients averaged over them."""
+        return DistributedDataParallel(module) if world_size() > 1 else module
 
     def autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
@@ -171,6 +182,34 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
+def _join_ranks(device: torch.device) -> torch.device:
+    """Meet the other processes of a torchrun, if there are any; the device of this one.
+
+    Raises:
+        ConfigError: there are fewer GPUs than processes here, or all were given the same.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+        return device
+    if device.type == "cuda":
+        local = int(os.environ["LOCAL_RANK"])
+        if ":" in str(device):
+            raise ConfigError(f"--device: {device} is one GPU for all ranks; write cuda")
+        if local >= torch.cuda.device_count():
+            raise ConfigError(
+                f"--device: {torch.cuda.device_count()} GPUs for the rank numbered {local}; give "
+                "torchrun a smaller --nproc-per-node"
+            )
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    return device
+
+
+def rank() -> int:
+    """The number of this process among those of a torchrun; 0 for one by itself."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
 def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
@@ -182,3 +221,28 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of a detached tensor over all ranks; itself on one rank."""
+    return value if world_size() == 1 else sum_over_ranks(value) / world_size()
+
+
+def wait_for_ranks() -> None:
+    if world_size() > 1:
+        dist.barrier()
+
+
+def on_any_rank(said: bool) -> bool:
+    """Whether any rank says so; all must ask. Waits for the device on several ranks only."""
+    if world_size() == 1:
+        return said
+    where = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    return bool(sum_over_ranks(torch.tensor(float(said), device=where)))
+
+
+def share_of_rank(batch: slice) -> slice:
+    """This rank's part of a batch that all ranks have together; parts differ by one at most."""
+    size, ranks = batch.stop - batch.start, world_size()
+    first, end = (batch.start + size * part // ranks for part in (rank(), rank() + 1))
+    return slice(first, end)

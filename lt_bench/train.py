@@ -13,7 +13,7 @@ from lt_bench.checkpoint import Checkpoint, State, not_usable
 from lt_bench.config import OptimConfig, bind
 from lt_bench.data.loading import Loader
 from lt_bench.data.mixing import Mixed, Mixer
-from lt_bench.errors import RunError
+from lt_bench.errors import ConfigError, RunError
 from lt_bench.methods import Method
 from lt_bench.optim import SCHEDULES, make_optimizer, set_learning_rate
 from lt_bench.progress import Progress
@@ -21,8 +21,12 @@ from lt_bench.runtime import (
     Runtime,
     generator,
     generator_states,
+    mean_over_ranks,
+    on_any_rank,
+    rank,
     seed_everything,
     set_generator_states,
+    world_size,
 )
 
 logger = logging.getLogger(__name__)
@@ -76,6 +80,7 @@ def fit(
     """
     if config.epochs == 0:
         return History()
+    _refuse_thin_batches(loader)
     labels_N = loader.labels.cpu()
     total_steps = config.epochs * len(loader)
     schedule = bind("schedule", config.schedule, SCHEDULES, place="optim.schedule")
@@ -85,13 +90,14 @@ def fit(
         state.go_on_from(checkpoint)
     for line in state.history.epochs:
         on_epoch(line)
+    step_over_ranks = where.over_ranks(method)
     for epoch in range(state.epoch, config.epochs):
         at = Progress(epoch * len(loader), total_steps, len(loader))
         order_N = sampler(labels_N, at, generator("cpu", seed, ORDER, epoch))
         draws = generator(where.device, seed, AUGMENT, epoch)
         method.train()
         if state.step == 0:
-            seed_everything(seed, DRAWS, epoch)
+            seed_everything(seed, DRAWS, epoch, *([rank()] if rank() else []))
         for images, target_B in loader.epoch(order_N, draws, skip=state.step):
             progress = Progress(at.step + state.step, total_steps, len(loader))
             set_learning_rate(state.optimizer, schedule(progress))
@@ -99,13 +105,14 @@ def fit(
             if mix:
                 images, target = mix(images, target_B)
             with where.autocast():
-                loss, terms = method(images, target, progress)
+                loss, terms = step_over_ranks(images, target, progress)
             (loss / config.accumulate).backward()
             state.meter.add(loss, terms)
             if state.step % config.accumulate == 0 or state.step == len(loader):
                 state.update()
                 is_last = progress.step + 1 == total_steps
-                if checkpoint and checkpoint.is_due(is_last=is_last):
+                may_stop = world_size() == 1 or state.step == len(loader)
+                if checkpoint and may_stop and on_any_rank(checkpoint.is_due(is_last=is_last)):
                     checkpoint.keep(state.as_dict())
         on_epoch(state.end_epoch(len(order_N), config.epochs))
     if state.average:
@@ -165,6 +172,7 @@ class _State:
         Raises:
             NotFiniteError: nothing good would come of going on from here.
         """
+        self.meter.agree()
         self.meter.refuse_not_finite(self.epoch)
         return {
             "method": self.method.state_dict(),
@@ -192,6 +200,16 @@ class _State:
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise not_usable(checkpoint.path, "does not fit its own run") from error
         logger.info(f"going on at epoch {self.epoch + 1}, step {self.step}: {checkpoint.path}")
+
+
+def _refuse_thin_batches(loader: Loader) -> None:
+    """Batch norm needs two images of every batch on every rank."""
+    last = len(loader.labels) - (len(loader) - 1) * loader.batch_size
+    if world_size() > 1 and min(last, loader.batch_size) < 2 * world_size():
+        raise ConfigError(
+            f"optim.batch_size: {loader.batch_size} leaves {last} images in the last batch, for "
+            f"{world_size()} ranks; choose one that leaves two for each, or fewer ranks"
+        )
 
 
 def _average(method: Method, decay: float) -> Any:
@@ -225,8 +243,14 @@ class _Meter:
                 self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def read(self, epoch: int) -> dict[str, Any]:
+        self.agree()
         self.refuse_not_finite(epoch)
         return {"loss": float(self.losses.mean()), "terms": self._means()}
+
+    def agree(self) -> None:
+        """Take the means over all ranks, each of which has seen its share of every batch."""
+        self.losses = mean_over_ranks(self.losses)
+        self.sums = {name: mean_over_ranks(total) for name, total in self.sums.items()}
 
     def refuse_not_finite(self, epoch: int) -> None:
         if bool(self.losses.isfinite().all()):

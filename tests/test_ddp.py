@@ -4,6 +4,8 @@ DistributedDataParallel averages gradients over ranks, so a rank's gradient halv
 whole batch's gradient at that rank's samples. One pair of processes serves all entries.
 """
 
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,14 +13,20 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch import Tensor
+from torch import Tensor, nn
 
-from lt_bench.config import Spec
+from lt_bench.config import ROOT, OptimConfig, Spec
+from lt_bench.data.loading import ResidentLoader
+from lt_bench.data.types import Split
 from lt_bench.methods import METHODS
 from lt_bench.progress import Progress
-from lt_bench.runtime import sum_over_ranks, world_size
+from lt_bench.record import read
+from lt_bench.runtime import Runtime, sum_over_ranks, world_size
+from lt_bench.samplers import instance
+from lt_bench.train import fit
 from lt_bench.weighting import reduce
 from tests.conformance import (
+    NUM_CLASSES,
     OBJECTIVES,
     batch,
     images_of,
@@ -69,12 +77,34 @@ def learn_method(name: str, rank: int | None) -> dict[str, Tensor]:
     return {"loss": loss.detach(), **gradients}
 
 
+def train(name: str) -> dict[str, Tensor]:
+    """The losses of a few epochs and the state after them; on several ranks each has its share."""
+    method = method_of(name)
+    method.backbone.insert(0, nn.Flatten())
+    drawn = torch.Generator().manual_seed(5)
+    pixels = torch.randint(256, (40, 1, 2, 2), dtype=torch.uint8, generator=drawn)
+    split = Split(pixels, torch.randint(NUM_CLASSES, (40,), generator=drawn))
+    loader = ResidentLoader(
+        split,
+        batch_size=12,
+        augment=(Spec("crop", {"padding": 1}), Spec("flip")),
+        mean=[0.5],
+        std=[0.25],
+        device="cpu",
+    )
+    optim = OptimConfig(epochs=3, lr=0.1, momentum=0.9)
+    history = fit(method, loader, instance, optim, 0, Runtime(torch.device("cpu"), "fp32"))
+    losses = torch.tensor([epoch["loss"] for epoch in history.epochs])
+    return {"losses": losses, **method.state_dict()}
+
+
 def learn_as_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
     results = [learn(entry, rank) for entry in ENTRIES]
     results += [learn_method(name, rank) for name in TRAINED]
+    results += [train(name) for name in TRAINED]
     ranks = sum_over_ranks(torch.tensor([1.0, rank]))
     torch.save((results, ranks, world_size()), Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
@@ -122,3 +152,41 @@ def test_methods_split_over_ranks_equal_whole(both, name):
     assert len(whole) > 1
     for key, value in whole.items():
         torch.testing.assert_close((first[key] + second[key]) / 2, value)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_training_over_ranks_equals_training_on_one(both, name):
+    whole = train(name)
+    index = len(ENTRIES) + len(TRAINED) + TRAINED.index(name)
+    for results, _, _ in both:
+        assert results[index].keys() == whole.keys()
+        for key, value in whole.items():
+            torch.testing.assert_close(results[index][key], value)
+
+
+def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "run.py"]
+    return subprocess.run(
+        [sys.executable, *command, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_one_run_on_two_ranks_is_one_record(tmp_path):
+    run = ["train", "digits_lt", "ce", "optim.epochs=2", "--results", str(tmp_path)]
+    done = torchrun(*run, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("digits_lt ce seed 0:") == 1
+    assert done.stderr.count("epoch 2/2") == 1
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert read(folder / "record.json").environment["ranks"] == 2
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "events.jsonl",
+        "model.pt",
+        "record.json",
+    ]
+
+
+def test_a_rank_without_two_images_of_every_batch_is_refused(tmp_path):
+    run = ["train", "digits_lt", "ce", "optim.batch_size=36", "--results", str(tmp_path)]
+    said = torchrun(*run, "--device", "cpu").stderr
+    assert "optim.batch_size: 36 leaves 2 images in the last batch, for 2 ranks; choose" in said

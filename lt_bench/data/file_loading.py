@@ -25,6 +25,7 @@ from lt_bench.data.loading import Batches, Loader
 from lt_bench.data.transforms import TRANSFORMS, Transform, Views
 from lt_bench.data.types import ImageFiles
 from lt_bench.errors import ConfigError, DataError, RunError
+from lt_bench.runtime import share_of_rank
 
 # Images handed over at a time: small enough that all workers share a batch.
 PORTION = 32
@@ -86,21 +87,18 @@ class FileLoader(Loader):
         for transform in self.augment:
             transform(views, generator)
         seed = generator.initial_seed()
-        return self._batches(order_N.cpu(), views, self.window, seed, skip)
+        mine = [share_of_rank(batch) for batch in self.slices(len(order_N), skip)]
+        return self._batches(order_N.cpu(), views, mine, self.window, seed)
 
     def plain(self) -> Batches:
         order_N = torch.arange(len(self.labels))
         views = Views.plain(len(order_N), self.labels.device)
-        return self._batches(order_N, views, CentreWindow(), seed=0)
+        return self._batches(order_N, views, self.slices(len(order_N)), CentreWindow(), seed=0)
 
     def _batches(
-        self, order_N: Tensor, views: Views, window: Window, seed: int, skip: int = 0
+        self, order_N: Tensor, views: Views, batches: Sequence[slice], window: Window, seed: int
     ) -> Batches:
         label_N = self.labels[order_N.to(self.labels.device)]
-        batches = [
-            slice(at, min(at + self.batch_size, len(order_N)))
-            for at in range(skip * self.batch_size, len(order_N), self.batch_size)
-        ]
         self.portions.now = [
             _Portion(window, seed, at, order_N[at : min(at + PORTION, batch.stop)].numpy())
             for batch in batches

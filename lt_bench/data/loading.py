@@ -4,7 +4,7 @@ Shape suffixes: N images, B batch, H height, W width, C channels.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from lt_bench.config import Spec, build
 from lt_bench.data.transforms import TRANSFORMS, Change, Transform, Views
 from lt_bench.data.types import Split
 from lt_bench.errors import ConfigError
+from lt_bench.runtime import share_of_rank
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -28,12 +29,17 @@ class Loader(ABC):
         """Batches per epoch; the last one may be smaller."""
         return -(-len(self.labels) // self.batch_size)
 
+    def slices(self, total: int, skip: int = 0) -> list[slice]:
+        """Where the batches lie in an epoch of this many images, without the first `skip`."""
+        first = range(skip * self.batch_size, total, self.batch_size)
+        return [slice(at, min(at + self.batch_size, total)) for at in first]
+
     @abstractmethod
     def epoch(self, order_N: Tensor, generator: torch.Generator, *, skip: int = 0) -> Batches:
         """Augmented training batches in the given order.
 
         Args:
-            order_N: one epoch of indices; under several ranks, this rank's share.
+            order_N: one epoch of indices, of all ranks; each is given its share of every batch.
             generator: on the loader's device.
             skip: batches to leave out at the beginning, the others being as they would be.
         """
@@ -94,18 +100,19 @@ class ResidentLoader(Loader):
         views = Views.plain(len(order_N), self.labels.device)
         for transform in self.augment:
             transform(views, generator)
-        return self._batches(order_N, views, skip)
+        mine = map(share_of_rank, self.slices(len(order_N), skip))
+        return self._batches(order_N, views, mine)
 
     def plain(self) -> Batches:
         order_N = torch.arange(len(self.labels), device=self.labels.device)
-        return self._batches(order_N, Views.plain(len(order_N), self.labels.device))
+        views = Views.plain(len(order_N), self.labels.device)
+        return self._batches(order_N, views, self.slices(len(order_N)))
 
-    def _batches(self, order_N: Tensor, views: Views, skip: int = 0) -> Batches:
+    def _batches(self, order_N: Tensor, views: Views, batches: Iterable[slice]) -> Batches:
         copy_N = views.mirrored_N * len(self.labels) + order_N
         start_N = copy_N * self.padded_area + (self.margin - views.right_N)
         start_N += (self.margin - views.down_N) * self.padded_width
-        for at in range(skip * self.batch_size, len(order_N), self.batch_size):
-            batch = slice(at, at + self.batch_size)
+        for batch in batches:
             yield self._images(start_N[batch], views.changes, batch), self.labels[order_N[batch]]
 
     def _images(self, start_B: Tensor, changes: Sequence[Change], batch: slice) -> Tensor:
