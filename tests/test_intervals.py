@@ -58,3 +58,9 @@ def test_a_difference_is_clear_only_if_all_its_intervals_are():
     assert Difference(0.1, 3, None, Interval(-2.0, -1.0)).is_clear
     assert not Difference(0.1, 3, clear, unclear).is_clear
     assert not Difference(0.1, 3).is_clear
+
+
+def test_the_last_bits_of_a_product_do_not_move_an_end():
+    gains = np.full((2000, 1), 0.0725)  # 7.25 points, which one decimal rounds either way
+    ends = {percentile_interval(gains * (1 + bits), np.ones(1)) for bits in (-1e-14, 0, 1e-14)}
+    assert ends == {Interval(0.0725, 0.0725)}
