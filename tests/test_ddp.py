@@ -15,9 +15,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from lt_bench import runtime
 from lt_bench.config import ROOT, OptimConfig, Spec
+from lt_bench.data.file_loading import FileLoader
+from lt_bench.data.images import FolderReader
 from lt_bench.data.loading import ResidentLoader
-from lt_bench.data.types import Split
+from lt_bench.data.types import ImageFiles, Split
 from lt_bench.methods import METHODS
 from lt_bench.progress import Progress
 from lt_bench.record import read
@@ -25,6 +28,7 @@ from lt_bench.runtime import Runtime, sum_over_ranks, world_size
 from lt_bench.samplers import instance
 from lt_bench.train import fit
 from lt_bench.weighting import reduce
+from tests import trees
 from tests.conformance import (
     NUM_CLASSES,
     OBJECTIVES,
@@ -162,6 +166,37 @@ def test_training_over_ranks_equals_training_on_one(both, name):
         assert results[index].keys() == whole.keys()
         for key, value in whole.items():
             torch.testing.assert_close(results[index][key], value)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_shares_of_images_from_files_join_to_the_batch(ranks, tmp_path, monkeypatch):
+    paths = [f"{i}.jpg" for i in range(14)]
+    for i, path in enumerate(paths):
+        trees.write_photo(tmp_path / path, seed=i)
+    split = ImageFiles(FolderReader(tmp_path, paths), paths, torch.arange(14), size=16)
+    loader = FileLoader(
+        split,
+        batch_size=5,
+        augment=(Spec("random_resized_crop"), Spec("flip")),
+        mean=[0.5] * 3,
+        std=[0.25] * 3,
+        device="cpu",
+    )
+    order_N = torch.randperm(14, generator=torch.Generator().manual_seed(0))
+
+    def epoch(skip: int) -> list[tuple[Tensor, Tensor]]:
+        return list(loader.epoch(order_N, torch.Generator().manual_seed(1), skip=skip))
+
+    whole = epoch(skip=1)
+    monkeypatch.setattr(runtime, "world_size", lambda: ranks)
+    shares = []
+    for rank in range(ranks):
+        monkeypatch.setattr(runtime, "rank", lambda rank=rank: rank)
+        shares.append(epoch(skip=1))
+    assert [len(labels) for _, labels in whole] == [5, 4]
+    for together, *parts in zip(whole, *shares, strict=True):
+        for wanted, *found in zip(together, *parts, strict=True):
+            assert torch.equal(torch.cat(found), wanted)
 
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
