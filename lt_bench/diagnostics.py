@@ -2,41 +2,49 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from lt_bench import metrics
-from lt_bench.drawing import BASELINE, GROUPS, LOSS, METHOD, SHADE, panels
+from lt_bench.drawing import (
+    BASELINE,
+    GROUPS,
+    LOSS,
+    METHOD,
+    SHADE,
+    legend,
+    method_bars,
+    panels_of_four,
+    subject,
+)
 from lt_bench.metrics import Bins, FloatArray
 from lt_bench.record import Record
-from lt_bench.tables import Row, dataset_name, sorted_labels
+from lt_bench.tables import Row, sorted_labels
 
 RIGHT = "#009E73"
+RELIABILITY: Mapping[str, Mapping[str, Any]] = {
+    "share right": {"color": METHOD},
+    "right more often than confident": {"color": METHOD, "alpha": 0.5},
+    "right less often than confident": {"color": LOSS, "alpha": SHADE},
+    "images in the bin": {"color": BASELINE},
+}
 
 
 def draw_reliability(rows: Sequence[Row]) -> Figure:
     """Share right by confidence, bins of all seeds together; the bar below is how many images."""
-    num_columns = min(4, len(rows))
-    num_lines = -(-len(rows) // num_columns)
-    figure, axes = panels(num_lines, num_columns, height=1.75, sharey=True)
-    for index, (panel, row) in enumerate(zip(axes, rows, strict=False)):
+    figure, axes = panels_of_four(len(rows), height=1.75, sharey=True)
+    for panel, row in zip(axes, rows, strict=True):
         bins = _all_seeds(row)
         width = 1 / len(bins.count)
-        filled = bins.count > 0
         place = (np.arange(len(bins.count)) + 0.5) * width
-        right, confidence = bins.correct / bins.count.clip(1), bins.confidence / bins.count.clip(1)
-        panel.bar(place[filled], right[filled], 0.9 * width, color=METHOD, linewidth=0)
-        gap = (confidence - right)[filled]
-        panel.bar(
-            place[filled], gap, 0.9 * width, bottom=right[filled], color=LOSS, alpha=SHADE, lw=0
-        )
-        panel.bar(
-            place, -0.18 * bins.count / bins.count.max(), 0.9 * width, color=BASELINE, linewidth=0
-        )
+        right, sure = bins.correct / bins.count.clip(1), bins.confidence / bins.count.clip(1)
+        both, share = np.minimum(right, sure), 0.18 * bins.count / bins.count.max()
+        bars = ((both, 0.0), (right - both, both), (sure - both, both), (-share, 0.0))
+        for (height, bottom), colour in zip(bars, RELIABILITY.values(), strict=True):
+            panel.bar(place, height, 0.9 * width, bottom, linewidth=0, **colour)
         panel.plot([0, 1], [0, 1], color="black", linewidth=0.6, linestyle="--")
         # as the table has it: the mean over seeds, which is above the error of the summed bins
         errors = [metrics.expected_calibration_error(one) for one in _top_label(row)]
@@ -50,22 +58,8 @@ def draw_reliability(rows: Sequence[Row]) -> Figure:
         )
         panel.set(title=row.name, xlim=(0, 1), ylim=(-0.22, 1), yticks=(0, 0.5, 1))
         panel.set_xticks([0, 0.5, 1])
-        panel.tick_params(labelbottom=index + num_columns >= len(rows))
-    for panel in axes[len(rows) :]:
-        panel.remove()
-    figure.suptitle(
-        f"{dataset_name(rows[0].config)}: share right by confidence of the prediction, all seeds"
-    )
-    figure.legend(
-        handles=[
-            Patch(color=METHOD, linewidth=0, label="share right"),
-            Patch(color=LOSS, alpha=SHADE, linewidth=0, label="gap to the mean confidence"),
-            Patch(color=BASELINE, linewidth=0, label="images in the bin"),
-        ],
-        loc="outside lower center",
-        ncols=3,
-        frameon=False,
-    )
+    figure.suptitle(f"{subject(rows)}: share right by confidence of the prediction, all seeds")
+    legend(figure, RELIABILITY)
     return figure
 
 
@@ -75,68 +69,49 @@ def draw_confusion(rows: Sequence[Row], thresholds: Mapping[str, int]) -> Figure
     known = [(row, share) for row, share in zip(rows, shares, strict=True) if share is not None]
     if not known:
         return None
-    figure, axes = panels(1, 3, height=0.75 + 0.17 * len(known), sharey=True)
-    parts = {"right": RIGHT, **{name: GROUPS[name] for name in metrics.SHOT_GROUPS}}
+    figure, axes = method_bars([row for row, _ in known], 3)
+    parts = {"right class": RIGHT}
+    parts |= {f"wrong, a {name}-shot class": GROUPS[name] for name in metrics.SHOT_GROUPS}
     for line, (panel, group) in enumerate(zip(axes, metrics.SHOT_GROUPS, strict=True)):
         left = np.zeros(len(known))
         for column, colour in enumerate(parts.values()):
             values = np.array([100 * share[line, column] for _, share in known])
-            panel.barh(range(len(known)), values, 0.75, left, color=colour, linewidth=0)
-            for place, value in enumerate(values):
-                if value >= 8:
-                    middle = left[place] + value / 2
-                    panel.text(
-                        middle, place, f"{value:.0f}", ha="center", va="center", fontsize=6,
-                        color="white",
-                    )  # fmt: skip
+            bars = panel.barh(range(len(known)), values, 0.75, left, color=colour, linewidth=0)
+            texts = [f"{value:.0f}" if value >= 8 else "" for value in values]
+            ink = "black" if colour == GROUPS["medium"] else "white"
+            panel.bar_label(bars, texts, label_type="center", fontsize=6, color=ink)
             left += values
         panel.set(title=f"{group}-shot images", xlim=(0, 100), xlabel="%")
-        panel.tick_params(axis="y", length=0)
-    axes[0].set_yticks(range(len(known)), [row.name for row, _ in known])
-    axes[0].invert_yaxis()
-    figure.suptitle(f"{dataset_name(rows[0].config)}: what test images are taken for")
-    labels = ["right class", *(f"wrong, a {name}-shot class" for name in metrics.SHOT_GROUPS)]
-    figure.legend(
-        handles=[
-            Patch(color=colour, linewidth=0, label=label)
-            for colour, label in zip(parts.values(), labels, strict=True)
-        ],
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-    )
+        panel.set_xticks([0, 25, 50, 75, 100])
+    figure.suptitle(f"{subject(rows)}: what test images are taken for")
+    legend(figure, {label: {"color": colour} for label, colour in parts.items()})
     return figure
 
 
 def draw_curves(rows: Sequence[Row]) -> Figure | None:
-    """Training loss by epoch, and its terms where there are several; None without epochs."""
+    """Training loss by epoch; None without epochs."""
     rows = [row for row in rows if all(len(record.history) > 1 for record in row.records)]
     if not rows:
         return None
-    num_columns = min(4, len(rows))
-    num_lines = -(-len(rows) // num_columns)
-    figure, axes = panels(num_lines, num_columns, height=1.35)
-    for index, (panel, row) in enumerate(zip(axes, rows, strict=False)):
-        for record in row.records:
-            panel.plot(*_losses(record), color=METHOD, linewidth=0.9, alpha=0.8)
+    figure, axes = panels_of_four(len(rows), height=1.35)
+    are_alike = len({row.config.optim.epochs for row in rows}) == 1
+    for panel, row in zip(axes, rows, strict=True):
+        losses = [[epoch.loss for epoch in record.history] for record in row.records]
+        for line in losses:
+            panel.plot(np.arange(len(line)) + 1, line, color=METHOD, linewidth=0.9, alpha=0.8)
         for place in _steps_down(row.records[0]):
             panel.axvline(place, color=BASELINE, linewidth=0.6, linestyle=":")
-        panel.set(title=row.name, ylim=(0, None))
+        panel.set_title(row.name)
+        if min(map(min, losses)) >= 0:
+            panel.set_ylim(bottom=0)
         panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        panel.tick_params(labelbottom=index + num_columns >= len(rows))
-    for panel in axes[len(rows) :]:
-        panel.remove()
-    figure.suptitle(
-        f"{dataset_name(rows[0].config)}: training loss by epoch, each method's own scale"
-    )
-    figure.legend(
-        handles=[
-            Line2D([], [], color=METHOD, label="one seed"),
-            Line2D([], [], color=BASELINE, linestyle=":", label="learning rate steps down"),
-        ],
-        loc="outside lower center",
-        ncols=2,
-        frameon=False,
+        if not are_alike:
+            panel.tick_params(labelbottom=True)
+    figure.suptitle(f"{subject(rows)}: training loss by epoch, each method's own scale")
+    steps = {"color": BASELINE, "linestyle": ":"}
+    legend(
+        figure,
+        {"one seed": {"color": METHOD, "linestyle": "-"}, "learning rate steps down": steps},
     )
     return figure
 
@@ -173,10 +148,6 @@ def _taken_for(row: Row, thresholds: Mapping[str, int]) -> FloatArray | None:
         tables.append(counts / counts.sum(axis=1, keepdims=True).clip(1))
     mean: FloatArray = np.mean(tables, axis=0)
     return mean
-
-
-def _losses(record: Record) -> tuple[list[int], list[float]]:
-    return [epoch.epoch + 1 for epoch in record.history], [epoch.loss for epoch in record.history]
 
 
 def _steps_down(record: Record) -> list[float]:

@@ -1,15 +1,17 @@
 """What all figures share: one style, colour-blind-safe colours, panels of a text page's width."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from lt_bench.metrics import IntArray
-from lt_bench.tables import Row
+from lt_bench.tables import Row, dataset_name, shortened
 
 STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -58,15 +60,50 @@ def panels(
     return figure, list(grid.flat)
 
 
+def panels_of_four(
+    number: int, *, height: float, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """As many panels as asked for, four a line; the lowest of each column has the axis' numbers."""
+    num_columns = min(4, number)
+    figure, axes = panels(-(-number // num_columns), num_columns, height=height, sharey=sharey)
+    for panel in axes[number:]:
+        panel.remove()
+    for index, panel in enumerate(axes[:number]):
+        panel.tick_params(labelbottom=index + num_columns >= number)
+    return figure, axes[:number]
+
+
+def method_bars(rows: Sequence[Row], num_columns: int) -> tuple[Figure, list[Axes]]:
+    """Panels side by side for a horizontal bar per method, the first on top."""
+    figure, axes = panels(1, num_columns, height=0.95 + 0.17 * len(rows), sharey=True)
+    for panel in axes:
+        panel.tick_params(axis="y", length=0)
+    axes[0].set_yticks(range(len(rows)), [row.name for row in rows])
+    axes[0].set_ylim(len(rows) - 0.4, -0.6)
+    return figure, axes
+
+
+def subject(rows: Sequence[Row]) -> str:
+    """What a figure's title begins with: the dataset, and that its runs are short."""
+    config = rows[0].config
+    is_short = shortened(config)
+    return dataset_name(config) + (f", {config.optim.epochs} epochs (short)" if is_short else "")
+
+
+def legend(figure: Figure, keys: Mapping[str, Mapping[str, Any]]) -> None:
+    """What colours and lines mean, below the panels: a patch, or a line where a style is given."""
+    handles = [
+        (Line2D([], [], **look) if {"linestyle", "marker"} & set(look) else Patch(lw=0, **look))
+        for look in keys.values()
+    ]
+    figure.legend(handles, keys, loc="outside lower center", ncols=4, frameon=False)
+
+
 def head_to_tail(row: Row) -> IntArray:
     return np.argsort(-np.asarray(row.records[0].data.class_counts), kind="stable")
 
 
 def comparable(rows: Sequence[Row]) -> list[Row]:
-    """The rows with records, on the class counts of the first."""
-    filled = [row for row in rows if row.records]
-    return [
-        row
-        for row in filled
-        if all(r.data.class_counts == filled[0].records[0].data.class_counts for r in row.records)
-    ]
+    """The rows on the class counts of the first."""
+    counts = rows[0].records[0].data.class_counts
+    return [row for row in rows if all(r.data.class_counts == counts for r in row.records)]

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,8 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from lt_bench import metrics
@@ -27,14 +26,20 @@ from lt_bench.drawing import (
     STYLE,
     comparable,
     head_to_tail,
+    legend,
+    method_bars,
     panels,
+    panels_of_four,
+    subject,
 )
 from lt_bench.files import whole_file
 from lt_bench.metrics import FloatArray, IntArray
 from lt_bench.overviews import draw_cost, draw_factors, draw_ranks
 from lt_bench.record import Record, read_all
 from lt_bench.report import Results, fill, seconds_with_parents
-from lt_bench.tables import Filled, Row, dataset_name
+from lt_bench.tables import NO_VALUE, Filled, Row
+
+LOWEST_WEIGHT = 0.01  # of the mean weight
 
 
 def write_figures(name: str, results: Path) -> list[Path]:
@@ -59,75 +64,48 @@ def draw_classes(rows: Sequence[Row], thresholds: Mapping[str, int]) -> Figure:
     order = order[np.asarray(rows[0].records[0].test.total)[order] > 0]
     counts = np.asarray(rows[0].records[0].data.class_counts)[order]
     others = rows[1:] or rows
-    num_columns = min(4, len(others) + 1)
-    num_lines = -(-(len(others) + 1) // num_columns)
-    figure, axes = panels(num_lines, num_columns, height=1.3)
-    for panel in axes[len(others) + 1 :]:
-        panel.remove()
-    used = axes[: len(others) + 1]
-    _draw_counts(used[0], counts)
-    for panel, row in zip(used[1:], others, strict=True):
+    figure, axes = panels_of_four(1 + len(others), height=1.3)
+    _draw_counts(axes[0], counts, thresholds)
+    for panel, row in zip(axes[1:], others, strict=True):
         _draw_accuracy(panel, row, rows[0], order)
-    for index, panel in enumerate(used):
+    for index, panel in enumerate(axes):
         for start, _, _ in _spans(counts, thresholds)[1:]:
-            top = 0.86 if panel is used[0] else 1.0  # below the groups' names
+            top = 0.86 if index == 0 else 1.0  # below the groups' names
             panel.axvline(start - 0.5, ymax=top, color="black", lw=0.5, ls=(0, (2, 3)))
         panel.set_xlim(-0.5, len(counts) - 0.5)
         panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        panel.tick_params(
-            labelbottom=index + num_columns >= len(used),
-            labelleft=index % num_columns == 0 or index == 1,
-        )
-    _name_groups(used[0], counts, thresholds)
+        panel.tick_params(labelleft=index % 4 == 0 or index == 1)
+    figure.suptitle(f"{subject(rows)}: accuracy in %, classes by falling count")
     window = _window(len(counts))
-    curves = f"; curves: running mean over {window} classes" if window > 1 else ""
-    figure.suptitle(
-        f"{dataset_name(rows[0].config)}: accuracy in %, classes by falling count{curves}"
-    )
-    figure.legend(
-        handles=[
-            Line2D([], [], color=METHOD, label="method of the panel"),
-            Line2D([], [], color=BASELINE, label=rows[0].name),
-            Patch(color=GAIN, alpha=SHADE, linewidth=0, label="gain"),
-            Patch(color=LOSS, alpha=SHADE, linewidth=0, label="loss"),
-        ],
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-    )
+    curve = f", running mean over {window} classes" if window > 1 else ""
+    keys: dict[str, dict[str, Any]] = {
+        f"method of the panel{curve}": {"color": METHOD, "linestyle": "-"},
+        rows[0].name: {"color": BASELINE, "linestyle": "-"},
+        "gain": {"color": GAIN, "alpha": SHADE},
+        "loss": {"color": LOSS, "alpha": SHADE},
+    }
+    legend(figure, keys)
     return figure
 
 
 def draw_groups(rows: Sequence[Row], thresholds: Mapping[str, int]) -> Figure:
     """Bars of the shot groups' accuracy, with the standard deviation over seeds."""
-    figure, axes = panels(1, 4, height=0.6 + 0.17 * len(rows), sharey=True)
+    figure, axes = method_bars(rows, 4)
     scores = {group: [_group_accuracy(row, group, thresholds) for row in rows] for group in GROUPS}
     # one scale for all panels, with room for the figures at the ends of the bars
-    limit = 1.25 * max(
-        [1.0, *(v for listed in scores.values() for values in listed for v in values)]
-    )
+    limit = 1.25 * max([1.0, *(v for listed in scores.values() for line in listed for v in line)])
     for panel, (group, listed) in zip(axes, scores.items(), strict=True):
         for place, values in enumerate(listed):
-            if not values:
-                panel.text(0.015 * limit, place, "–", va="center", fontsize=7)
-                continue
-            mean = statistics.fmean(values)
+            mean = statistics.fmean(values) if values else 0.0
             sd = statistics.stdev(values) if len(values) > 1 else 0.0
-            panel.barh(
-                place,
-                mean,
-                xerr=sd or None,
-                height=0.72,
-                color=GROUPS[group],
-                error_kw={"elinewidth": 0.8, "capsize": 1.5, "capthick": 0.8},
-            )
-            panel.text(mean + sd + 0.015 * limit, place, f"{mean:.1f}", va="center", fontsize=6.5)
+            error = {"elinewidth": 0.8, "capsize": 1.5, "capthick": 0.8}
+            panel.barh(place, mean, 0.72, xerr=sd or None, color=GROUPS[group], error_kw=error)
+            text = f"{mean:.1f}" if values else NO_VALUE
+            panel.text(mean + sd + 0.015 * limit, place, text, va="center", fontsize=6.5)
         panel.set(title=group, xlim=(0, limit), xlabel="accuracy, %")
         panel.set_xticks([tick for tick in (0, 25, 50, 75, 100) if tick < limit])
-        panel.tick_params(axis="y", length=0)
-    axes[0].set_yticks(range(len(rows)), [row.name for row in rows])
-    axes[0].invert_yaxis()
-    figure.suptitle(f"{dataset_name(rows[0].config)}: mean and standard deviation over seeds")
+    one_seed = "; no bar: one seed" if min(len(row.records) for row in rows) == 1 else ""
+    figure.suptitle(f"{subject(rows)}: mean and standard deviation over seeds{one_seed}")
     return figure
 
 
@@ -140,7 +118,7 @@ def draw_weights(rows: Sequence[Row]) -> Figure:
         counts = np.asarray(row.records[0].data.class_counts)[order].clip(min=1)  # for logarithms
         _draw_weights_by_class(by_class, epochs, weights[:, order], counts, row.name)
         _draw_weights_by_epoch(by_epoch, epochs, weights[:, order], counts)
-    figure.suptitle(f"{dataset_name(rows[0].config)}: class weights that follow the training")
+    figure.suptitle(f"{subject(rows)}: class weights that follow the training")
     return figure
 
 
@@ -163,9 +141,7 @@ def _drawn(table: Filled, by_run: Mapping[str, Record]) -> Iterator[tuple[str, F
         if table.config.vary:
             return
         for section, rows in table.rows.items():
-            stem = table.name if len(table.rows) == 1 else f"{table.name}-{_file_name(section)}"
-            if rows := comparable(rows):
-                yield from _named(stem, _of_section(table, rows, by_run))
+            yield from _named(table.name_of(section), _of_section(table, comparable(rows), by_run))
 
 
 def _of_section(
@@ -173,7 +149,7 @@ def _of_section(
 ) -> dict[str, Figure | None]:
     thresholds = {"many": metrics.MANY, "few": metrics.FEW, **table.config.report.options}
     tracked = [row for row in rows if _weight_name(row.records[0])]
-    cost = draw_cost(rows, lambda record: seconds_with_parents(record, by_run))
+    cost = draw_cost(table, rows, lambda record: seconds_with_parents(record, by_run))
     return {
         "classes": draw_classes(rows, thresholds),
         "groups": draw_groups(rows, thresholds),
@@ -189,14 +165,13 @@ def _named(stem: str, drawn: Mapping[str, Figure | None]) -> Iterator[tuple[str,
     yield from ((f"{stem}-{kind}", figure) for kind, figure in drawn.items() if figure)
 
 
-def _file_name(section: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "_." else "." for letter in section)
-
-
-def _draw_counts(panel: Axes, counts: IntArray) -> None:
+def _draw_counts(panel: Axes, counts: IntArray, thresholds: Mapping[str, int]) -> None:
     panel.bar(np.arange(len(counts)), counts, width=1.0, color=BASELINE, linewidth=0)
     panel.set(title="training images per class", yscale="log", ylim=(None, 3 * counts.max()))
     panel.yaxis.set_major_formatter("{x:g}")
+    for start, end, name in _spans(counts, thresholds):
+        middle = max((start + end) / 2 / len(counts), 0.1)  # none left of the axis
+        panel.text(middle, 0.9, name, ha="center", fontsize=6, transform=panel.transAxes)
 
 
 def _draw_accuracy(panel: Axes, row: Row, first: Row, order: IntArray) -> None:
@@ -221,13 +196,6 @@ def _draw_accuracy(panel: Axes, row: Row, first: Row, order: IntArray) -> None:
     panel.set(title=row.name, ylim=(0, 102), yticks=(0, 25, 50, 75, 100))
 
 
-def _name_groups(panel: Axes, counts: IntArray, thresholds: Mapping[str, int]) -> None:
-    """The shot groups' names above their classes, none left of the axis."""
-    for start, end, name in _spans(counts, thresholds):
-        middle = max((start + end) / 2 / len(counts), 0.09)
-        panel.text(middle, 0.9, name, ha="center", fontsize=6, transform=panel.transAxes)
-
-
 def _spans(counts: IntArray, thresholds: Mapping[str, int]) -> list[tuple[int, int, str]]:
     """Start, end and name of each group that holds a class, on classes sorted by count."""
     spans, start = [], 0
@@ -246,15 +214,13 @@ def _draw_weights_by_class(
     colours = mpl.colormaps["viridis"](np.linspace(0.9, 0.0, len(shown)))
     for index, colour in zip(shown, colours, strict=True):
         panel.plot(_smooth(weights[index]), color=colour, label=f"epoch {epochs[index] + 1}")
-    inverse = 1 / counts
-    panel.plot(
-        inverse / inverse.mean(), color="black", linewidth=0.8, linestyle="--", label="1 / count"
-    )
-    panel.set(title=title, yscale="log", xlabel="class, most images first")
+    inverse = (1 / counts) / (1 / counts).mean()
+    panel.plot(inverse, color="black", linewidth=0.8, linestyle="--", label="1 / count")
+    panel.set(title=title, xlabel="class, most images first")
     panel.set_ylabel("class weight / mean")
     panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     _plain_log(panel)
-    panel.legend(frameon=False, ncols=2, handlelength=1.2, columnspacing=1.0)
+    panel.legend(edgecolor="none", framealpha=0.8, ncols=2, handlelength=1.2, columnspacing=1.0)
 
 
 def _draw_weights_by_epoch(
@@ -267,7 +233,7 @@ def _draw_weights_by_epoch(
         colour = colours.to_rgba(np.exp(np.log(counts[classes]).mean()))
         panel.plot(np.asarray(epochs) + 1, weights[:, classes].mean(axis=1), color=colour)
     what = "each class" if len(counts) <= 10 else "tenths of the classes"
-    panel.set(title=f"{what}, by training images", yscale="log", xlabel="epoch")
+    panel.set(title=f"{what}, by training images", xlabel="epoch")
     _plain_log(panel)
     bar = panel.figure.colorbar(colours, ax=panel, pad=0.02)
     bar.set_label("training images per class")
@@ -276,6 +242,7 @@ def _draw_weights_by_epoch(
 
 def _plain_log(panel: Axes) -> None:
     """A logarithmic axis with numbers people read: 0.2, 0.5, 1, 2."""
+    panel.set_yscale("log")
     panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.yaxis.set_major_formatter("{x:g}")
     panel.yaxis.set_minor_formatter("")
@@ -320,10 +287,14 @@ def _weight_name(record: Record) -> str | None:
 
 
 def _class_weights(row: Row) -> tuple[Sequence[int], FloatArray]:
-    """Kept epochs, and the weights (epochs, classes) over their mean, averaged over seeds."""
+    """Kept epochs, and the weights (epochs, classes) over their mean, averaged over seeds.
+
+    Weights of (nearly) zero are drawn as LOWEST_WEIGHT, for a logarithmic axis.
+    """
     name = _weight_name(row.records[0])
     assert name
     first, *others = [r.class_history[name] for r in row.records if name in r.class_history]
     alike = [first, *(history for history in others if history.epochs == first.epochs)]
     weights = np.mean([np.asarray(history.values) for history in alike], axis=0)
-    return first.epochs, weights / weights.mean(axis=1, keepdims=True)
+    mean = weights.mean(axis=1, keepdims=True)
+    return first.epochs, (weights / np.where(mean > 0, mean, 1.0)).clip(min=LOWEST_WEIGHT)

@@ -2,8 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -34,19 +34,17 @@ class Interval:
 class Difference:
     """Mean difference over `pairs` seeds that both methods have, and what it may be by chance.
 
-    `over_seeds` says how much another training would move it, `over_images` another test split.
+    `over["seeds"]` says how much other trainings would move it, `over["images"]` another test
+    split; either may be unknown.
     """
 
     mean: float
     pairs: int
-    over_seeds: Interval | None = None
-    over_images: Interval | None = None
+    over: Mapping[str, Interval] = field(default_factory=dict)
 
-    @property
-    def is_clear(self) -> bool:
-        """Whether every interval there is excludes zero; without one nothing is clear."""
-        known = [i for i in (self.over_seeds, self.over_images) if i]
-        return bool(known) and all(i.excludes_zero for i in known)
+    def is_clear(self, kinds: Iterable[str]) -> bool:
+        """Whether it has an interval of every kind, and all of them exclude zero."""
+        return all(kind in self.over and self.over[kind].excludes_zero for kind in kinds)
 
 
 def t_interval(differences: Sequence[float]) -> Interval | None:

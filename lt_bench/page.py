@@ -4,7 +4,6 @@ import base64
 import functools
 import io
 import re
-import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -18,19 +17,20 @@ from lt_bench.record import Record
 from lt_bench.render import (
     Grid,
     across_grid,
-    bold_cells,
-    difference_grid,
+    difference_grids,
     facts,
     heading,
     missing_commands,
+    missing_runs,
     render_csv,
     render_latex,
-    score,
+    score_grid,
     settings,
     shared_marks,
+    told_marks,
 )
 from lt_bench.report import Results, beside_published
-from lt_bench.tables import HEADLINE, Column, Filled, Row, dataset_name
+from lt_bench.tables import HEADLINE, NO_VALUE, Column, Filled, Row, dataset_name
 
 GROUPS = (*SHOT_GROUPS, HEADLINE)
 IMAGE = re.compile(r'src="data:image/webp;base64,[^"]*"')
@@ -69,7 +69,7 @@ def render_page(results: Results) -> str:
     style = (here / "page.css").read_text(encoding="utf-8")
     script = (here / "page.js").read_text(encoding="utf-8")
     body = [
-        _header(tables, results.records),
+        _header(tables, results.records, has_published=bool(groups)),
         _filters(tables),
         "<main>",
         *(_article(table, results.folder) for table in tables),
@@ -106,9 +106,11 @@ def _without_images(page: str) -> str:
     return IMAGE.sub('src=""', page)
 
 
-def _header(tables: Sequence[Filled], records: Sequence[Record]) -> str:
+def _header(tables: Sequence[Filled], records: Sequence[Record], *, has_published: bool) -> str:
+    titles = {table.name: _title(table) for table in tables}
+    titles |= {"published": "Ours beside published"} if has_published else {}
     links = "".join(
-        f'<li><a href="#{escape(table.name)}">{escape(_title(table))}</a></li>' for table in tables
+        f'<li><a href="#{escape(name)}">{escape(title)}</a></li>' for name, title in titles.items()
     )
     return (
         "<header><h1>Long-tailed image classification: results</h1>"
@@ -149,8 +151,12 @@ def _article(table: Filled, results: Path) -> str:
             f'<div data-dataset="{dataset}"><h3>Across the sections</h3>'
             f"<p>{escape(across.about)}</p>{_plain_table(across)}</div>"
         )
-    if commands := missing_commands(table.missing):
-        parts.append(_foldable("Commands for what is missing", "\n".join(commands), table.name))
+    if table.missing and table.name == table.table:
+        commands = "\n".join(missing_commands(table.missing))
+        title = f"{len(table.missing)} of {table.num_runs} runs are missing: commands"
+        parts.append(_foldable(title, commands, table.name))
+    elif table.missing:
+        parts.append(f'<p class="facts">{escape(missing_runs(table))}</p>')
     parts.append(_foldable("LaTeX (booktabs)", render_latex(table), f"{table.name}-tex"))
     parts.append(_foldable("CSV", render_csv(table), f"{table.name}-csv"))
     parts += _figures(table, results)
@@ -159,11 +165,6 @@ def _article(table: Filled, results: Path) -> str:
 
 def _section(table: Filled, section: str, rows: Sequence[Row]) -> str:
     dataset = escape(dataset_name(rows[0].config))
-    shared = shared_marks(rows)
-    told = [f"All rows: {'; '.join(shared)}."] if shared else []
-    for row in rows:
-        if own := [mark for mark in row.marks if mark not in shared]:
-            told.append(f"{row.name}: {'; '.join(own)}.")
     shown, folded = facts(table, rows)[:2], facts(table, rows)[2:]
     parts = [
         f"<h3>{escape(heading(rows))}, {escape(settings(section))}</h3>",
@@ -172,36 +173,44 @@ def _section(table: Filled, section: str, rows: Sequence[Row]) -> str:
         "<details><summary>How to read it, and where it ran</summary>"
         f'<p class="facts">{"<br>".join(map(escape, folded))}</p></details>',
     ]
-    if told:
-        parts.append(f'<ul class="marks">{"".join(f"<li>{escape(m)}</li>" for m in told)}</ul>')
-    if differences := difference_grid(table.columns, rows):
-        parts.append(
-            f"<details><summary>{escape(differences.about)}</summary>"
-            f"{_plain_table(differences, table.columns)}</details>"
-        )
+    parts.append(_marks(told_marks(rows)))
+    parts += [
+        f"<details><summary>{escape(differences.about)}</summary>"
+        f"{_plain_table(differences, table.columns)}</details>"
+        for differences in difference_grids(table.columns, rows)
+    ]
     return f'<div data-dataset="{dataset}">{"".join(parts)}</div>'
 
 
+def _marks(told: Iterable[str]) -> str:
+    lines = "".join(f"<li>{escape(text)}</li>" for text in told)
+    return f'<ul class="marks">{lines}</ul>' if lines else ""
+
+
 def _scores(table: Filled, rows: Sequence[Row]) -> str:
-    bold = bold_cells(table.columns, rows)
     shared = shared_marks(rows)
+    grid = score_grid(table.columns, rows)
     lines = []
     for index, row in enumerate(rows):
         is_marked = any(mark not in shared for mark in row.marks)
         mark = '<span class="mark" title="see below the table">marked</span>' if is_marked else ""
         cells = [f'<th scope="row">{escape(row.name)}{mark}</th>']
-        for name, column in table.columns.items():
-            cells.append(_cell(row, name, column, bold[name][index]))
+        for place, (name, column) in enumerate(table.columns.items(), start=1):
+            text = grid.lines[index][place]
+            cells.append(_cell(row, name, column, text, (index, place) in grid.bold))
         cells.append(f'<td data-value="{len(row.records)}">{len(row.records)}</td>')
         lines.append(
             f'<tr data-method="{escape(row.name)}" data-order="{index}">{"".join(cells)}</tr>'
         )
-    heads = [_head("method", None)]
-    heads += [_head(column.header, name) for name, column in table.columns.items()]
+    names = [None, *table.columns, None]
+    heads = "".join(_head(text, name) for text, name in zip(grid.head, names, strict=True))
+    return _table(heads, lines, ' class="scores"')
+
+
+def _table(heads: str, lines: Iterable[str], kind: str = "") -> str:
     return (
-        '<div class="scroll" tabindex="0"><table class="scores"><thead><tr>'
-        + "".join([*heads, _head("n", None)])
-        + f"</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        f'<div class="scroll" tabindex="0"><table{kind}><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 
@@ -216,13 +225,11 @@ def _group(name: str | None) -> str:
     return f' data-group="{name}"' if name in GROUPS else ""
 
 
-def _cell(row: Row, name: str, column: Column, is_bold: bool) -> str:
+def _cell(row: Row, name: str, column: Column, text: str, is_bold: bool) -> str:
     """A score that opens the runs behind it; a thin bar shows a share of 100 %."""
-    values = row.values(name)
-    text = escape(score(row, name, column))
-    if not values:
+    mean = row.mean(name)
+    if mean is None:
         return f'<td class="none" data-value=""{_group(name)}>{text}</td>'
-    mean = statistics.fmean(values)
     first, _, sd = text.partition(" ")
     shown = f"<strong>{first}</strong>" if is_bold else first
     share = f' style="--share: {100 * min(max(mean, 0), 1):.0f}%"' if column.factor == 100 else ""
@@ -241,7 +248,7 @@ def _runs(tables: Sequence[Filled]) -> list[str]:
     """What opens behind the scores, once for each row of runs: further reports share it."""
     found: dict[str, str] = {}
     for table in tables:
-        for row in (row for rows in table.rows.values() for row in rows if row.records):
+        for row in (row for rows in table.rows.values() for row in rows):
             if _runs_id(row) not in found:
                 found[_runs_id(row)] = _runs_of(table, row)
     return list(found.values())
@@ -252,9 +259,9 @@ def _runs_of(table: Filled, row: Row) -> str:
     command = row.records[0].command.rpartition(" seed=")[0]
     seeds = " ".join(str(record.seed) for record in row.records)
     lines = []
-    for record, (_, values) in zip(row.records, row.scores.iterrows(), strict=True):
+    for record, scores in zip(row.records, row.scores, strict=True):
         cells = [
-            column.printed(float(values[name])) if values[name] == values[name] else "–"
+            NO_VALUE if (value := scores[name]) is None else column.printed(value)
             for name, column in table.columns.items()
         ]
         link = f'<a href="runs/{escape(record.run_id)}/record.json">seed {record.seed}</a>'
@@ -271,8 +278,7 @@ def _runs_of(table: Filled, row: Row) -> str:
         f"<h4>{escape(row.name)}</h4>"
         f'<pre><code id="{code}">{escape(command)} --seeds {seeds}</code></pre>'
         f'<button type="button" class="copy" data-from="{code}">Copy command</button>'
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div></div>"
+        f"{_table(head, lines)}</div>"
     )
 
 
@@ -297,10 +303,7 @@ def _plain_table(grid: Grid, columns: Mapping[str, Column] | None = None) -> str
             f'<tr data-method="{escape(first)}" data-order="{index}">'
             f'<th scope="row">{escape(first)}</th>{cells}</tr>'
         )
-    return (
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
+    return _table(heads, lines)
 
 
 def _number(text: str) -> str:
@@ -316,7 +319,7 @@ def _published(groups: Sequence[Beside]) -> str:
         dataset = escape(group.heading.partition(",")[0])
         parts.append(
             f'<div data-dataset="{dataset}"><h3>{escape(group.heading)}</h3>'
-            f"{_plain_table(group.grid)}<details><summary>Sources</summary>"
+            f"{_plain_table(group.grid)}{_marks(group.marks)}<details><summary>Sources</summary>"
             f'<ul class="sources">{sources}</ul></details></div>'
         )
     return f'<article class="table" id="published">{"".join(parts)}</article>'
@@ -333,7 +336,7 @@ def _foldable(title: str, text: str, name: str) -> str:
 
 def _figures(table: Filled, results: Path) -> Iterator[str]:
     """The table's figures; what would make the page too large is linked instead."""
-    is_large = len(table.config.methods) > SMALL or len(table.rows) > 1
+    is_large = sum(map(len, table.rows.values())) > SMALL
     links = []
     for path in sorted((results / "figures").glob(f"{table.name}-*.png")):
         kind = path.stem.rpartition("-")[2]

@@ -1,21 +1,22 @@
 """Ours beside published: the rows of results/published.csv that compare with a run of ours."""
 
 import csv
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lt_bench.config import RunConfig
 from lt_bench.errors import DataError
-from lt_bench.render import Grid, markdown_grid, markdown_text
+from lt_bench.render import Grid, markdown_grid, markdown_text, score, told_marks
 from lt_bench.tables import (
+    DATASETS_IN_PROSE,
     HEADLINE,
+    METHODS_IN_PROSE,
     NO_VALUE,
+    Column,
     Filled,
     Row,
     backbone_name,
-    dataset_name,
     shortened,
 )
 
@@ -91,34 +92,40 @@ def group_of(config: RunConfig) -> Group | None:
 
 @dataclass(frozen=True)
 class Beside:
-    """One group of published rows with our runs of it: heading, grid, and sources by method."""
+    """One group of published rows with our runs of it: their marks, and the sources by method."""
 
     heading: str
     grid: Grid
+    marks: Sequence[str]
     sources: Sequence[str]
 
 
 def beside(tables: Sequence[Filled], published: Sequence[Published]) -> list[Beside]:
-    """Every group of published rows that a table also trains, at full length."""
-    groups: dict[Group, dict[str, Row]] = {}
+    """Every group of published rows that a table also trains, at full length.
+
+    A method is there if it has a published value or a run of ours.
+    """
+    ours: dict[Group, dict[str, Row]] = {}
     for table in tables:
-        for row in (row for rows in table.rows.values() for row in rows):
-            group = group_of(row.config)
-            if group and HEADLINE in table.columns:
-                groups.setdefault(group, {}).setdefault(row.config.overlay, row)
-    found = []
-    for group, rows in groups.items():
-        theirs = [line for line in published if line.group == group]
-        if theirs:
-            found.append(_beside(group, list(rows.values()), theirs))
-    return found
+        rows = [row for rows in table.rows.values() for row in rows if HEADLINE in table.columns]
+        for config in (*(row.config for row in rows), *table.missing):
+            if group := group_of(config):
+                ours.setdefault(group, {})
+        for row in rows:
+            if group := group_of(row.config):
+                ours[group].setdefault(row.config.overlay, row)
+    return [
+        _beside(group, rows, theirs)
+        for group, rows in ours.items()
+        if (theirs := [line for line in published if line.group == group])
+    ]
 
 
 def render_published(groups: Sequence[Beside]) -> str:
     parts = ["# Ours beside published", ABOUT]
     for group in groups:
-        sources = "\n".join(f"- {markdown_text(source)}" for source in group.sources)
-        parts += [f"## {group.heading}", markdown_grid(group.grid), sources]
+        parts += [f"## {group.heading}", markdown_grid(group.grid), *group.marks]
+        parts.append("\n".join(f"- {markdown_text(source)}" for source in group.sources))
     return "\n\n".join(parts) + "\n"
 
 
@@ -141,32 +148,48 @@ def _family(config: RunConfig) -> str | None:
     return "strong" if is_strong else None
 
 
-def _beside(group: Group, rows: Sequence[Row], theirs: Sequence[Published]) -> Beside:
-    data, _, backbone, family = group
+def _beside(group: Group, ours: Mapping[str, Row], theirs: Sequence[Published]) -> Beside:
+    data, factor, backbone, family = group
+    known = list(METHODS_IN_PROSE)
+    methods = {*ours, *(line.method for line in theirs)}
     lines, sources = [], []
-    for row in rows:
-        matching = [line for line in theirs if line.method == row.config.overlay]
-        lines.append([row.name, *_cells(row, matching, TOLERANCE[data])])
+    for method in sorted(methods, key=lambda m: known.index(m) if m in known else len(known)):
+        matching = [line for line in theirs if line.method == method]
+        row = ours.get(method)
+        name = row.name if row else METHODS_IN_PROSE.get(method, method)
+        lines.append([name, *_published(method, matching), *_ours(row, matching)])
         if matching:
-            sources.append(f"{row.name}: {'; '.join(_sources(matching))}.")
+            sources.append(f"{name}: {'; '.join(_sources(matching))}.")
     head = ["method", "published", "values", "ours", "n", f"band ± {TOLERANCE[data]:g}"]
-    heading = f"{dataset_name(rows[0].config)}, {backbone}, {FAMILIES[family]}"
-    return Beside(heading, Grid(ABOUT, head, lines), sources)
+    if not ours:
+        head, lines = head[:3], [line[:3] for line in lines]
+    name = f"{DATASETS_IN_PROSE[data]} (imbalance factor {factor:g})"
+    heading = f"{name}, {backbone}, {FAMILIES[family]}" + ("" if ours else ": no run of ours yet")
+    marks = list(told_marks(list(ours.values())))
+    return Beside(heading, Grid(ABOUT, head, lines), marks, sources)
 
 
-def _cells(row: Row, matching: Sequence[Published], tolerance: float) -> list[str]:
-    values = [100 * value for value in row.values(HEADLINE)]
-    mean = f"{statistics.fmean(values):.1f}" if values else ""
-    sd = f"{statistics.stdev(values):.1f}" if len(values) > 1 else NO_VALUE
-    ours = [f"{mean} ± {sd}" if values else "not run", str(len(values))]
+def _published(method: str, matching: Sequence[Published]) -> list[str]:
     if not matching:
-        is_new = any(name in row.config.overlay for name in NEVER_PUBLISHED)
-        reason = "no published classification value" if is_new else "none of this recipe"
-        return [reason, "0", *ours, NO_VALUE]
-    low, high = min(m.top1_percent for m in matching), max(m.top1_percent for m in matching)
-    spread = f"{low:.1f}" if low == high else f"{low:.1f} .. {high:.1f}"
-    told = verdict(statistics.fmean(values), low, high, tolerance) if values else NO_VALUE
-    return [spread, str(len(matching)), *ours, told]
+        is_new = any(name in method for name in NEVER_PUBLISHED)
+        return ["no published classification value" if is_new else "none of this recipe", "0"]
+    low, high = _range(matching)
+    return [f"{low:.1f}" if low == high else f"{low:.1f} .. {high:.1f}", str(len(matching))]
+
+
+def _ours(row: Row | None, matching: Sequence[Published]) -> list[str]:
+    if row is None or (mean := row.mean(HEADLINE)) is None:
+        return ["not run", "0", NO_VALUE]
+    told = NO_VALUE
+    if matching:
+        told = verdict(100 * mean, *_range(matching), TOLERANCE[row.config.data.name])
+    column = Column(HEADLINE, factor=100)
+    return [score(row, HEADLINE, column), str(len(row.records)), told]
+
+
+def _range(matching: Sequence[Published]) -> tuple[float, float]:
+    values = [line.top1_percent for line in matching]
+    return min(values), max(values)
 
 
 def _sources(matching: Sequence[Published]) -> Iterator[str]:

@@ -2,12 +2,14 @@
 
 import shlex
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import pandas as pd
 
 from lt_bench import metrics
 from lt_bench.config import RunConfig
-from lt_bench.intervals import Difference, Interval
+from lt_bench.intervals import Difference
 from lt_bench.record import Record
 from lt_bench.tables import (
     HEADLINE,
@@ -36,15 +38,17 @@ LATEX = str.maketrans(
         "−": "$-$",
     }
 )
+OVER = {"seeds": "seeds (Student's t)", "images": "test images (bootstrap within classes)"}
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of plain texts: what it shows, its head, its lines."""
+    """A table of plain texts: what it shows, its head, its lines; `bold` by line and column."""
 
     about: str
     head: Sequence[str]
-    lines: Sequence[Sequence[str]]
+    lines: Sequence[list[str]]
+    bold: frozenset[tuple[int, int]] = frozenset()
 
 
 def render_csv(table: Filled) -> str:
@@ -54,7 +58,7 @@ def render_csv(table: Filled) -> str:
 
 
 def render_markdown(table: Filled) -> str:
-    """What was run, a grid per section, its marks explained, and what makes the missing cells."""
+    """What was run, a grid per section, its marks explained, and what makes the missing runs."""
     config = table.config
     parts = [f"# {config.title}"]
     if config.note:
@@ -65,38 +69,39 @@ def render_markdown(table: Filled) -> str:
         parts += _section(table, section, rows)
     if across := across_grid(table):
         parts += ["## Across the sections", across.about, markdown_grid(across)]
-    commands = missing_commands(table.missing)
-    if commands:
-        made_by = f"Missing, made by `python run.py table {table.name}` or by:"
-        parts += [made_by, "\n".join(["```", *commands, "```"])]
+    if table.missing:
+        parts += ["## Missing", missing_runs(table, "`")]
+        if table.name == table.table:
+            parts.append("\n".join(["```", *missing_commands(table.missing), "```"]))
     return "\n\n".join(parts) + "\n"
 
 
 def render_latex(table: Filled) -> str:
     """A booktabs table per section: mean and standard deviation, the best in bold as elsewhere."""
     parts = [
-        f"% Made by python run.py report from the records of table {table.name}; needs booktabs."
+        f"% Made by python run.py report from the records of table {table.table}; needs booktabs."
     ]
-    for index, (section, rows) in enumerate(table.rows.items()):
-        label = f"tab:{table.name}" + (f"-{index + 1}" if len(table.rows) > 1 else "")
-        caption = (
-            f"{table.config.title}: {heading(rows)}, {settings(section)}. {facts_of_runs(rows)}"
-        )
-        notes = [
-            f"{row.name}: {'; '.join(row.marks)}." for row in rows if row.marks and row.records
+    if table.missing:
+        parts.append(f"% {missing_runs(table)}")
+    for section, rows in table.rows.items():
+        label = f"tab:{table.name_of(section)}"
+        caption = f"{table.config.title}: {heading(rows)}, {settings(section)}."
+        grid = score_grid(table.columns, rows)
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{latex(' '.join([caption, facts_of_runs(rows), *told_marks(rows)]))}}}",
+            rf"\label{{{label}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(grid.head) - 1)}}}",
+            r"\toprule",
+            " & ".join(map(latex, grid.head)) + r" \\",
+            r"\midrule",
+            *(" & ".join(cells) + r" \\" for cells in _bold(grid, r"\textbf{", "}", latex)),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
         ]
-        parts.append(
-            "\n".join(
-                [
-                    r"\begin{table}",
-                    r"\centering",
-                    rf"\caption{{{latex(' '.join([caption, *notes]))}}}",
-                    rf"\label{{{label}}}",
-                    *_tabular(table.columns, rows),
-                    r"\end{table}",
-                ]
-            )
-        )
+        parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 
@@ -117,30 +122,35 @@ def facts_of_runs(rows: Sequence[Row]) -> str:
     )
 
 
-def score(row: Row, name: str, column: Column, *, bold: bool = False, mark: str = "**") -> str:
+def score(row: Row, name: str, column: Column) -> str:
     """A cell: mean ± standard deviation over seeds."""
-    values = row.values(name)
-    if not row.records:
-        return "missing"
-    if not values:
+    mean, sd = row.mean(name), row.sd(name)
+    if mean is None:
         return NO_VALUE
-    mean = column.printed(statistics.fmean(values))
-    sd = column.printed(statistics.stdev(values)) if len(values) > 1 else NO_VALUE
-    return f"{mark}{mean}{mark} ± {sd}" if bold else f"{mean} ± {sd}"
+    return f"{column.printed(mean)} ± {NO_VALUE if sd is None else column.printed(sd)}"
 
 
-def gain(column: Column, difference: Difference | None, interval: Interval | None) -> str:
-    """A difference with its interval, as +3.2 [+1.9, +4.5]."""
-    if difference is None:
-        return NO_VALUE
-    text = _signed(column, difference.mean)
-    if interval is None:
-        return text
-    return f"{text} [{_signed(column, interval.low)}, {_signed(column, interval.high)}]"
+def score_grid(columns: Mapping[str, Column], rows: Sequence[Row]) -> Grid:
+    head = ["method", *(column.header for column in columns.values()), "n"]
+    lines = [
+        [row.name, *(score(row, *column) for column in columns.items()), str(len(row.records))]
+        for row in rows
+    ]
+    bold = {
+        (line, place)
+        for place, (name, column) in enumerate(columns.items(), start=1)
+        for line, is_set in enumerate(is_bold(rows, name, column))
+        if is_set
+    }
+    return Grid("", head, lines, frozenset(bold))
 
 
-def bold_cells(columns: Mapping[str, Column], rows: Sequence[Row]) -> dict[str, list[bool]]:
-    return {name: is_bold(rows, name, column) for name, column in columns.items()}
+def missing_runs(table: Filled, quote: str = "") -> str:
+    """How many runs are missing, and what makes them."""
+    command = f"{quote}python run.py table {table.table}{quote}"
+    return f"{len(table.missing)} of {table.num_runs} runs are missing; {command} makes them" + (
+        ", or row by row:" if table.name == table.table and quote else "."
+    )
 
 
 def missing_commands(runs: Sequence[RunConfig]) -> list[str]:
@@ -156,11 +166,11 @@ def missing_commands(runs: Sequence[RunConfig]) -> list[str]:
 
 def markdown_grid(grid: Grid) -> str:
     """A Markdown table, padded so that it reads as plain text too."""
-    head, *lines = ([markdown_text(text) for text in line] for line in (grid.head, *grid.lines))
-    widths = [max(3, *map(len, texts)) for texts in zip(head, *lines, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [[*map(markdown_text, grid.head)], *_bold(grid, "**", "**", markdown_text)]
+    widths = [max(3, *map(len, texts)) for texts in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
     printed = []
-    for first, *others in (head, rule, *lines):
+    for first, *others in lines:
         padded = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
         printed.append(" | ".join(["| " + first.ljust(widths[0]), *padded]) + " |")
     return "\n".join(printed)
@@ -171,29 +181,19 @@ def markdown_text(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-def _section(table: Filled, section: str, rows: Sequence[Row]) -> list[str]:
-    """Heading, facts, grid, footnotes and differences of one section."""
-    shared = shared_marks(rows)
-    letters: dict[str, str] = {}
-    for mark in (mark for row in rows for mark in row.marks if mark not in shared):
-        letters.setdefault(mark, f"[{chr(ord('a') + len(letters))}]")
-    parts = [
-        f"## {heading(rows)}, {settings(section, '`')}",
-        "\n".join(map(markdown_text, facts(table, rows))),
-        *([f"All rows: {'; '.join(shared)}."] if shared else []),
-        _grid(table.columns, rows, letters),
-    ]
-    if letters:
-        parts.append("\n".join(f"- {letter} {mark}." for mark, letter in letters.items()))
-    if differences := difference_grid(table.columns, rows):
-        parts += [markdown_text(differences.about) + ":", markdown_grid(differences)]
-    return parts
-
-
 def shared_marks(rows: Sequence[Row]) -> list[str]:
     """What is marked in every row does not tell them apart: it is said above them, once."""
-    first, *others = [row.marks for row in rows if row.records] or [()]
+    first, *others = [row.marks for row in rows] or [()]
     return [mark for mark in first if others and all(mark in marks for marks in others)]
+
+
+def told_marks(rows: Sequence[Row]) -> Iterator[str]:
+    """The marks in sentences, those of all rows first."""
+    if shared := shared_marks(rows):
+        yield f"All rows: {'; '.join(shared)}."
+    for row in rows:
+        if own := [mark for mark in row.marks if mark not in shared]:
+            yield f"{row.name}: {'; '.join(own)}."
 
 
 def settings(section: str, quote: str = "") -> str:
@@ -205,31 +205,152 @@ def settings(section: str, quote: str = "") -> str:
 
 def facts(table: Filled, rows: Sequence[Row]) -> list[str]:
     """What was trained, tested and counted, and on what machine."""
-    records = [record for row in rows for record in row.records]
-    lines = [facts_of_runs(rows)]
-    if records:
-        data = records[0].data
-        lines[0] += f" {data.totals['train']:,} training images, {data.totals['test']:,} in the "
-        lines[0] += "test split."
-        if set(metrics.SHOT_GROUPS) <= set(table.columns):
-            lines.append(_shot_groups(data.class_counts, **table.config.report.options))
-        machines = sorted({_machine(record) for record in records})
-        lines.append(f"Ran on {'; '.join(machines)}.")
+    data = rows[0].records[0].data
+    lines = [
+        f"{facts_of_runs(rows)} {data.totals['train']:,} training images, "
+        f"{data.totals['test']:,} in the test split."
+    ]
+    if set(metrics.SHOT_GROUPS) <= set(table.columns):
+        lines.append(_shot_groups(data.class_counts, **table.config.report.options))
+    machines = sorted({_machine(record) for row in rows for record in row.records})
+    lines.append(f"Ran on {'; '.join(machines)}.")
     columns = table.columns.values()
     unit = "In %, mean" if all(column.factor == 100 for column in columns) else "Mean"
-    lines.append(f"{table.caption} {unit} ± standard deviation (n - 1) over n seeds; {_bold(rows)}")
-    lines += [f"{column.header}: {column.about}." for column in columns if column.about]
-    return lines
-
-
-def _bold(rows: Sequence[Row]) -> str:
-    if any(_kinds(rows, name) for row in rows for name in row.differences):
+    bold = "; the best mean is bold" if any(column.best for column in columns) else ""
+    if any(difference.over for row in rows for difference in row.differences.values()):
         first = rows[0].name
-        return (
-            f"the best mean is bold if its difference to {first} (for {first} itself, the next "
-            "best's) has 95 % intervals without zero."
+        bold += f" if its difference to {first} (for {first} itself, the next best's) has 95 % "
+        bold += "intervals without zero"
+    lines.append(f"{table.caption} {unit} ± standard deviation (n - 1) over n seeds{bold}.")
+    return lines + [f"{column.header}: {column.about}." for column in columns if column.about]
+
+
+def difference_grids(columns: Mapping[str, Column], rows: Sequence[Row]) -> list[Grid]:
+    """Paired differences to the first row: a grid for each kind of interval that a row has."""
+    grids = []
+    for kind, said in OVER.items():
+        known = [row for row in rows if any(kind in d.over for d in row.differences.values())]
+        names = [name for name in columns if any(name in row.differences for row in known)]
+        lines = []
+        for row in known:
+            cells = [gain(columns[name], row.differences.get(name), kind) for name in names]
+            pairs = max(difference.pairs for difference in row.differences.values())
+            lines.append([row.name, *cells, str(pairs)])
+        about = f"Difference to {rows[0].name}, paired by seed, with its 95 % interval over {said}"
+        if lines:
+            head = ["method", *(columns[name].header for name in names), "pairs"]
+            grids.append(Grid(about, head, lines))
+    return grids
+
+
+def gain(column: Column, difference: Difference | None, kind: str) -> str:
+    """A difference with its interval, as +3.2 [+1.9, +4.5]."""
+    if difference is None:
+        return NO_VALUE
+    text = _signed(column, difference.mean)
+    if not (interval := difference.over.get(kind)):
+        return text
+    return f"{text} [{_signed(column, interval.low)}, {_signed(column, interval.high)}]"
+
+
+def across_grid(table: Filled) -> Grid | None:
+    """The headline score of every section side by side, the mean rank, and what varies it."""
+    if len(table.rows) < 2 or HEADLINE not in table.columns:
+        return None
+    column = table.columns[HEADLINE]
+    by_name = rows_by_name(table)
+    place = ranks(table).mean(axis="columns")
+    varied = bool(table.config.vary) and len(table.config.recipes) == 1
+    lines = []
+    for name, found in by_name.items():
+        means = [row.mean(HEADLINE) if (row := found.get(key)) else None for key in table.rows]
+        known = [mean for mean in means if mean is not None]
+        cells = [NO_VALUE if mean is None else column.printed(mean) for mean in means]
+        cells.append(f"{place[name]:.1f}" if name in place else NO_VALUE)
+        if varied:
+            within = [sd**2 for row in found.values() if (sd := row.sd(HEADLINE)) is not None]
+            cells.append(column.printed(statistics.fmean(within) ** 0.5) if within else NO_VALUE)
+            cells.append(column.printed(statistics.stdev(known)) if len(known) > 1 else NO_VALUE)
+        lines.append([name, *cells])
+    about = (
+        f"Score {column.header} of each section, and the mean of its ranks there (1 is best) "
+        "among the methods that every section has."
+    )
+    if varied:
+        about += (
+            " The sd over seeds is pooled over the sections; the sd over sections is of their "
+            "means, and holds what the seeds add to it."
         )
-    return "the best mean is bold."
+    spreads = ["sd over seeds", "sd over sections"] if varied else []
+    return Grid(about, ["method", *section_names(table), "mean rank", *spreads], lines)
+
+
+def section_names(table: Filled) -> list[str]:
+    """What tells the sections apart: the override that varies, the recipe, or both."""
+    is_one = len(table.config.recipes) == 1
+    return [(section.partition(" ")[2] if is_one else "") or section for section in table.rows]
+
+
+def ranks(table: Filled) -> pd.DataFrame:
+    """Ranks by the headline score, sections as columns, of the methods that every section has."""
+    means = {
+        name: {section: row.mean(HEADLINE) for section, row in found.items()}
+        for name, found in rows_by_name(table).items()
+    }
+    whole = pd.DataFrame.from_dict(means, orient="index", columns=list(table.rows), dtype=float)
+    return whole.dropna().rank(ascending=False)
+
+
+def rows_by_name(table: Filled) -> dict[str, dict[str, Row]]:
+    """Rows by method and section, methods in the table's order."""
+    found: dict[str, dict[str, Row]] = {}
+    for overlay in table.config.methods:
+        for section, rows in table.rows.items():
+            for row in rows:
+                if row.config.overlay == overlay:
+                    found.setdefault(row.name, {})[section] = row
+    return found
+
+
+def _section(table: Filled, section: str, rows: Sequence[Row]) -> list[str]:
+    """Heading, facts, grid, footnotes and differences of one section."""
+    shared = shared_marks(rows)
+    own = dict.fromkeys(mark for row in rows for mark in row.marks if mark not in shared)
+    letters = {mark: f"[{chr(ord('a') + index)}]" for index, mark in enumerate(own)}
+    grid = score_grid(table.columns, rows)
+    for row, line in zip(rows, grid.lines, strict=True):
+        line[0] = " ".join([row.name, *(letters[mark] for mark in row.marks if mark in letters)])
+    parts = [
+        f"## {heading(rows)}, {settings(section, '`')}",
+        "\n".join(map(markdown_text, facts(table, rows))),
+        *([f"All rows: {'; '.join(shared)}."] if shared else []),
+        markdown_grid(grid),
+    ]
+    if letters:
+        parts.append("\n".join(f"- {letter} {mark}." for mark, letter in letters.items()))
+    for differences in difference_grids(table.columns, rows):
+        parts += [markdown_text(differences.about) + ":", markdown_grid(differences)]
+    return parts
+
+
+def _bold(
+    grid: Grid, before: str, after: str, escaped: Callable[[str], str]
+) -> Iterator[list[str]]:
+    """The lines as escaped texts, with marks around the first word of what is bold."""
+    for line, texts in enumerate(grid.lines):
+        cells = [escaped(text) for text in texts]
+        for place, text in enumerate(cells):
+            if (line, place) in grid.bold:
+                first, *others = text.split(" ", 1)
+                cells[place] = " ".join([f"{before}{first}{after}", *others])
+        yield cells
+
+
+def _signed(column: Column, value: float) -> str:
+    text = column.printed(value)
+    if not any(digit in text for digit in "123456789"):
+        return text.removeprefix("-")  # rounded to zero: no sign
+    return text if value < 0 else f"+{text}"
 
 
 def _shot_groups(
@@ -250,118 +371,3 @@ def _machine(record: Record) -> str:
     cpu = record.environment.get("cpu")
     named = f"{cpu} ({device})" if str(device).startswith("cpu") and cpu else device
     return f"{named}, {precision}"
-
-
-def _grid(columns: Mapping[str, Column], rows: Sequence[Row], letters: Mapping[str, str]) -> str:
-    bold = bold_cells(columns, rows)
-    lines = []
-    for index, row in enumerate(rows):
-        marks = "".join(f" {letters[mark]}" for mark in row.marks if mark in letters)
-        cells = [score(row, name, c, bold=bold[name][index]) for name, c in columns.items()]
-        lines.append([row.name + marks, *cells, str(len(row.records))])
-    head = ["method", *(column.header for column in columns.values()), "n"]
-    return markdown_grid(Grid("", head, lines))
-
-
-def difference_grid(columns: Mapping[str, Column], rows: Sequence[Row]) -> Grid | None:
-    """Paired differences to the first row, each with its interval; None if there is none."""
-    shown = [(name, kind) for name in columns for kind in _kinds(rows, name)[:1]]
-    if not shown:
-        return None
-    if len(_kinds(rows, HEADLINE)) > 1:
-        shown.append((HEADLINE, "images"))
-    kinds = {kind for _, kind in shown}
-    head = [
-        columns[name].header + (", over images" if kind == "images" and len(kinds) > 1 else "")
-        for name, kind in shown
-    ]
-    lines = []
-    for row in rows[1:]:
-        cells = []
-        for name, kind in shown:
-            difference = row.differences.get(name)
-            interval = getattr(difference, f"over_{kind}", None)
-            cells.append(gain(columns[name], difference, interval))
-        pairs = max((d.pairs for d in row.differences.values()), default=0)
-        lines.append([row.name, *cells, str(pairs)])
-    over = {"seeds": "seeds (Student's t)", "images": "test images (bootstrap within classes)"}
-    said = " and over ".join(over[kind] for kind in ("seeds", "images") if kind in kinds)
-    about = f"Difference to {rows[0].name}, paired by seed, with its 95 % interval over {said}"
-    return Grid(about, ["method", *head, "pairs"], lines)
-
-
-def _kinds(rows: Sequence[Row], name: str) -> list[str]:
-    """Which intervals a column's differences have, over seeds first."""
-    known = [row.differences[name] for row in rows if name in row.differences]
-    return [kind for kind in ("seeds", "images") if any(getattr(d, f"over_{kind}") for d in known)]
-
-
-def _signed(column: Column, value: float) -> str:
-    text = column.printed(value)
-    if not any(digit in text for digit in "123456789"):
-        return text.removeprefix("-")  # rounded to zero: no sign
-    return text if value < 0 else f"+{text}"
-
-
-def across_grid(table: Filled) -> Grid | None:
-    """The headline score of every section side by side, the mean rank, and what varies it."""
-    if len(table.rows) < 2 or HEADLINE not in table.columns:
-        return None
-    column = table.columns[HEADLINE]
-    varied = bool(table.config.vary) and len(table.config.recipes) == 1
-    spreads = ["sd over seeds", "sd over sections"] if varied else []
-    lines = []
-    for place, line in zip(ranks(table), zip(*table.rows.values(), strict=True), strict=True):
-        values = [row.values(HEADLINE) for row in line]
-        cells = [column.printed(statistics.fmean(v)) if v else NO_VALUE for v in values]
-        cells.append(f"{statistics.fmean(place):.1f}" if place else NO_VALUE)
-        if varied:
-            within = [statistics.variance(v) for v in values if len(v) > 1]
-            means = [statistics.fmean(v) for v in values if v]
-            cells.append(column.printed(statistics.fmean(within) ** 0.5) if within else NO_VALUE)
-            cells.append(column.printed(statistics.stdev(means)) if len(means) > 1 else NO_VALUE)
-        lines.append([line[0].name, *cells])
-    about = f"Score {column.header} of each section, and the mean of its ranks there (1 is best)."
-    if varied:
-        about += (
-            " The sd over seeds is pooled over the sections; the sd over sections is of their "
-            "means, and holds what the seeds add to it."
-        )
-    return Grid(about, ["method", *section_names(table), "mean rank", *spreads], lines)
-
-
-def section_names(table: Filled) -> list[str]:
-    """What tells the sections apart: the override that varies, the recipe, or both."""
-    is_one = len(table.config.recipes) == 1
-    return [(section.partition(" ")[2] if is_one else "") or section for section in table.rows]
-
-
-def ranks(table: Filled) -> list[list[float]]:
-    """For each row, its rank by the headline score in every section that has its mean."""
-    found: list[list[float]] = [[] for _ in next(iter(table.rows.values()))]
-    for rows in table.rows.values():
-        means = [statistics.fmean(v) if (v := row.values(HEADLINE)) else None for row in rows]
-        known = [mean for mean in means if mean is not None]
-        for place, mean in zip(found, means, strict=True):
-            if mean is not None:
-                better, same = sum(m > mean for m in known), known.count(mean)
-                place.append(better + (same + 1) / 2)
-    return found
-
-
-def _tabular(columns: Mapping[str, Column], rows: Sequence[Row]) -> Iterator[str]:
-    bold = bold_cells(columns, rows)
-    yield rf"\begin{{tabular}}{{l{'r' * (len(columns) + 1)}}}"
-    yield r"\toprule"
-    heads = ["method", *(column.header for column in columns.values()), "n"]
-    yield " & ".join(map(latex, heads)) + r" \\"
-    yield r"\midrule"
-    for index, row in enumerate(rows):
-        cells = [latex(row.name)]
-        for name, column in columns.items():
-            mean, plus_minus, sd = latex(score(row, name, column)).partition(" ")
-            is_set = bold[name][index]
-            cells.append((rf"\textbf{{{mean}}}" if is_set else mean) + plus_minus + sd)
-        yield " & ".join([*cells, str(len(row.records))]) + r" \\"
-    yield r"\bottomrule"
-    yield r"\end{tabular}"

@@ -36,6 +36,7 @@ from lt_bench.tables import (
     Column,
     Filled,
     Row,
+    Scores,
     TableConfig,
     compared,
     frame,
@@ -43,8 +44,7 @@ from lt_bench.tables import (
     method_name,
 )
 
-RUN_COLUMNS = ["run_id", "recipe", "overlay", "digest", "seed", "dataset", "commit", "dirty"]
-RUN_COLUMNS += ["device", "precision", "seconds", "parent", "record"]
+Runs = Mapping[str, Record]  # by run_id
 SUFFIXES = (".md", ".csv", ".tex")
 
 
@@ -90,54 +90,33 @@ def fill(name: str, records: Sequence[Record], also: Spec | None = None) -> Fill
         also: another report of the same runs than the table's first.
     """
     config = table_config(name)
-    if also:
-        config = replace(config, report=also)
+    config = replace(config, report=also or config.report)
     configs = _configs(name, config)
-    by_run = {record.run_id: record for record in records}
     wanted = _in_order(configs, config.seeds)
-    runs = runs_frame([by_run[run.run_id] for run in wanted if run.run_id in by_run])
-    scores = bind("report", config.report, REPORTS)(runs)
+    by_run = {record.run_id: record for record in records}
+    report, options = config.report.name, config.report.options
+    scores = functools.partial(bind("report", config.report, REPORTS), runs=by_run)
+    sections = {key: _rows(listed, config.seeds, by_run, scores) for key, listed in configs.items()}
+    first = next((row for rows in sections.values() for row in rows), None)
     columns = {
         name: COLUMNS.get(name, Column(name.replace("_", " "), factor=100))
-        for name in map(str, scores.columns)
+        for name in (first.scores[0] if first else ())
     }
-    weights = None
-    if config.report.name in CLASS_WEIGHTS:
-        weights = functools.partial(CLASS_WEIGHTS[config.report.name], **config.report.options)
+    is_linear = report in CLASS_WEIGHTS
+    weights = functools.partial(CLASS_WEIGHTS[report], **options) if is_linear else None
+    table = Path(name).stem
     return Filled(
-        name=Path(name).stem + (f"-{also.name}" if also else ""),
+        name=f"{table}-{also.name}" if also else table,
+        table=table,
         config=config,
-        caption=(inspect.getdoc(REPORTS[config.report.name]) or "").partition("\n")[0],
+        caption=(inspect.getdoc(REPORTS[report]) or "").partition("\n")[0],
         columns=columns,
         rows={
-            section: compared(marked(_rows(listed, config.seeds, by_run, scores)), columns, weights)
-            for section, listed in configs.items()
+            key: compared(marked(rows), columns, weights) for key, rows in sections.items() if rows
         },
         missing=tuple(run for run in wanted if run.run_id not in by_run),
+        num_runs=len(wanted),
     )
-
-
-def runs_frame(records: Sequence[Record]) -> pd.DataFrame:
-    """One row per run, by run_id; `record` holds the record itself."""
-    lines = [
-        {
-            "run_id": record.run_id,
-            "recipe": record.recipe,
-            "overlay": record.overlay,
-            "digest": record.digest,
-            "seed": record.seed,
-            "dataset": record.data.name,
-            "commit": record.environment.get("commit"),
-            "dirty": record.environment.get("dirty"),
-            "device": record.environment.get("device"),
-            "precision": record.environment.get("precision"),
-            "seconds": record.seconds,
-            "parent": record.parent.run_id if record.parent else None,
-            "record": record,
-        }
-        for record in records
-    ]
-    return pd.DataFrame(lines, columns=RUN_COLUMNS).set_index("run_id")
 
 
 def table_frame(name: str, results: Path) -> pd.DataFrame:
@@ -170,9 +149,7 @@ class Results:
     @property
     def filled(self) -> list[Filled]:
         """The tables that have at least one record."""
-        return [
-            t for t in self.tables if any(row.records for rows in t.rows.values() for row in rows)
-        ]
+        return [table for table in self.tables if table.rows]
 
 
 def read_results(folder: Path) -> Results:
@@ -222,16 +199,12 @@ def beside_published(results: Results) -> list[Beside]:
 
 
 def shots(
-    runs: pd.DataFrame, *, many: Number = metrics.MANY, few: Number = metrics.FEW
-) -> pd.DataFrame:
+    record: Record, runs: Runs, *, many: Number = metrics.MANY, few: Number = metrics.FEW
+) -> Scores:
     """Mean class accuracy of the shot groups, and top-1 over all images."""
-
-    def scores(record: Record) -> dict[str, float | None]:
-        tally, counts = record.test.tally, record.data.class_counts
-        groups = metrics.shot_accuracy(tally, counts, many=many, few=few)
-        return {**groups, HEADLINE: metrics.top1(tally)}
-
-    return _each(runs, scores, [*metrics.SHOT_GROUPS, HEADLINE])
+    tally, counts = record.test.tally, record.data.class_counts
+    groups = metrics.shot_accuracy(tally, counts, many=many, few=few)
+    return {**groups, HEADLINE: metrics.top1(tally)}
 
 
 def shot_weights(
@@ -248,94 +221,64 @@ def shot_weights(
     return weights
 
 
-def spread(runs: pd.DataFrame) -> pd.DataFrame:
+def spread(record: Record, runs: Runs) -> Scores:
     """How evenly the classes share in the accuracy."""
-    measures = {
-        "worst_class": metrics.worst_class,
-        "geometric_mean": metrics.geometric_mean_recall,
-        "macro_f1": metrics.macro_f1,
-        "balanced": metrics.balanced_accuracy,
+    return {
+        "worst_class": metrics.worst_class(record.test.tally),
+        "geometric_mean": metrics.geometric_mean_recall(record.test.tally),
+        "macro_f1": metrics.macro_f1(record.test.tally),
+        "balanced": metrics.balanced_accuracy(record.test.tally),
     }
-    return _each(
-        runs,
-        lambda record: {name: score(record.test.tally) for name, score in measures.items()},
-        list(measures),
-    )
 
 
 def shifted(
-    runs: pd.DataFrame, *, factors: tuple[Positive, ...] = (50.0, 10.0, 2.0)
-) -> pd.DataFrame:
+    record: Record, runs: Runs, *, factors: tuple[Positive, ...] = (50.0, 10.0, 2.0)
+) -> Scores:
     """Accuracy if the test classes were as long-tailed as training's (forward) or the reverse."""
     shifts = {f"forward_{factor:g}": (factor, False) for factor in factors}
     shifts["uniform"] = (1.0, False)
     shifts |= {f"backward_{factor:g}": (factor, True) for factor in reversed(factors)}
-
-    def scores(record: Record) -> dict[str, float | None]:
-        tally, counts = record.test.tally, record.data.class_counts
-        return {
-            name: metrics.shifted_accuracy(
-                tally, counts, imbalance_factor=factor, backward=is_backward
-            )
-            for name, (factor, is_backward) in shifts.items()
-        }
-
-    return _each(runs, scores, list(shifts))
+    tally, counts = record.test.tally, record.data.class_counts
+    return {
+        name: metrics.shifted_accuracy(tally, counts, imbalance_factor=factor, backward=backward)
+        for name, (factor, backward) in shifts.items()
+    }
 
 
-def calibration(runs: pd.DataFrame) -> pd.DataFrame:
+def calibration(record: Record, runs: Runs) -> Scores:
     """Whether the predicted probabilities mean what they say."""
-
-    def scores(record: Record) -> dict[str, float | None]:
-        tally, bins = record.test.tally, record.test.calibration
-        cal = metrics.calibration_score(bins.score.bins)
-        return {
-            "ece": metrics.expected_calibration_error(bins.top_label.bins),
-            "cal": cal,
-            "s_acc": metrics.harmonic_score(cal, metrics.top1(tally)),
-            "s_rec": metrics.harmonic_score(cal, metrics.balanced_accuracy(tally)),
-            "nll": record.test.nll,
-        }
-
-    return _each(runs, scores, ["ece", "cal", "s_acc", "s_rec", "nll"])
+    tally, bins = record.test.tally, record.test.calibration
+    cal = metrics.calibration_score(bins.score.bins)
+    return {
+        "ece": metrics.expected_calibration_error(bins.top_label.bins),
+        "cal": cal,
+        "s_acc": metrics.harmonic_score(cal, metrics.top1(tally)),
+        "s_rec": metrics.harmonic_score(cal, metrics.balanced_accuracy(tally)),
+        "nll": record.test.nll,
+    }
 
 
-def cost(runs: pd.DataFrame) -> pd.DataFrame:
+def cost(record: Record, runs: Runs) -> Scores:
     """Seconds of a run, and with its parents'; parameters and memory."""
-
-    records: Mapping[str, Record] = dict(zip(runs.index, runs["record"], strict=True))
-
-    def scores(record: Record) -> dict[str, float | None]:
-        return {
-            "seconds": record.seconds,
-            "seconds_with_parents": seconds_with_parents(record, records),
-            "parameters": record.num_parameters,
-            "peak_memory": record.peak_memory_bytes,
-        }
-
-    return _each(runs, scores, ["seconds", "seconds_with_parents", "parameters", "peak_memory"])
+    return {
+        "seconds": record.seconds,
+        "seconds_with_parents": seconds_with_parents(record, runs),
+        "parameters": record.num_parameters,
+        "peak_memory": record.peak_memory_bytes,
+    }
 
 
-def seconds_with_parents(record: Record, by_run: Mapping[str, Record]) -> float | None:
+def seconds_with_parents(record: Record, runs: Runs) -> float | None:
     """What a run took with all that it starts from; None if one of those is not known."""
     total = record.seconds
-    for _ in range(len(by_run)):  # ends, even for a record that names itself as its parent
+    for _ in range(len(runs)):  # ends, even for a record that names itself as its parent
         if record.parent is None:
             return total
-        if record.parent.run_id not in by_run:
+        if record.parent.run_id not in runs:
             return None
-        record = by_run[record.parent.run_id]
+        record = runs[record.parent.run_id]
         total += record.seconds
     return None
-
-
-def _each(
-    runs: pd.DataFrame,
-    scores: Callable[[Record], Mapping[str, float | None]],
-    columns: Sequence[str],
-) -> pd.DataFrame:
-    lines = [scores(record) for record in runs["record"]]
-    return pd.DataFrame(lines, index=runs.index, columns=list(columns), dtype=float)
 
 
 def _configs(name: str, config: TableConfig) -> dict[str, list[RunConfig]]:
@@ -373,24 +316,18 @@ def _in_order(configs: Mapping[str, Sequence[RunConfig]], seeds: Sequence[int]) 
 def _rows(
     configs: Sequence[RunConfig],
     seeds: Sequence[int],
-    by_run: Mapping[str, Record],
-    scores: pd.DataFrame,
+    runs: Runs,
+    scores: Callable[[Record], Scores],
 ) -> list[Row]:
-    used = Counter(method_name(config) for config in configs)
+    """The rows that have a record."""
+    used = Counter(map(method_name, configs))
     rows = []
     for config in configs:
-        name = method_name(config)
         run_ids = [with_seed(config, seed).run_id for seed in seeds]
-        found = [run_id for run_id in run_ids if run_id in by_run]
-        rows.append(
-            Row(
-                config=config,
-                name=name if used[name] == 1 else f"{name} ({config.overlay})",
-                records=tuple(by_run[run_id] for run_id in found),
-                scores=scores.loc[found],
-                num_seeds=len(seeds),
-            )
-        )
+        if found := tuple(runs[run_id] for run_id in run_ids if run_id in runs):
+            name = method_name(config)
+            name = name if used[name] == 1 else f"{name} ({config.overlay})"
+            rows.append(Row(config, name, found, tuple(map(scores, found)), len(seeds)))
     return rows
 
 

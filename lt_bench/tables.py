@@ -1,5 +1,6 @@
 """Tables of results: rows, their marks, and their paired differences to the first."""
 
+import itertools
 import json
 import statistics
 from collections import Counter
@@ -23,6 +24,7 @@ from lt_bench.record import Record
 NO_VALUE = "–"
 HEADLINE = "all"  # the score that whole tables are summed up by
 
+Scores = Mapping[str, float | None]  # of one run
 # For scores that are weighted means of class accuracies: the weight of each class, by score.
 ClassWeights = Callable[[Record], Mapping[str, FloatArray]]
 
@@ -133,34 +135,52 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A method on a recipe: its records by seed, one line of scores for each, and its marks."""
+    """A method on a recipe that has records: one for each seed, their scores, and its marks."""
 
     config: RunConfig
     name: str
     records: tuple[Record, ...]
-    scores: pd.DataFrame
+    scores: tuple[Scores, ...]
     num_seeds: int
     marks: tuple[str, ...] = ()
     differences: Mapping[str, Difference] = field(default_factory=dict)  # by column, to the first
 
     def values(self, column: str) -> list[float]:
         """A column's scores over the seeds that have one."""
-        return [float(value) for value in self.scores[column] if not np.isnan(value)]
+        return [value for scores in self.scores if (value := scores[column]) is not None]
+
+    def mean(self, column: str) -> float | None:
+        return statistics.fmean(values) if (values := self.values(column)) else None
+
+    def sd(self, column: str) -> float | None:
+        """Standard deviation over seeds, with n - 1; None below two."""
+        return statistics.stdev(values) if len(values := self.values(column)) > 1 else None
 
 
 @dataclass(frozen=True)
 class Filled:
     """A table with what the records say.
 
-    `rows` by section, in the order of the table's file: a recipe, and the override it varies.
+    `rows` by section (a recipe, and the override it varies), in the order of the table's file;
+    rows and sections without a record are in `missing` alone. `name` is `table`, the name of that
+    file, or of a further report of its runs.
     """
 
     name: str
+    table: str
     config: TableConfig
     caption: str
     columns: Mapping[str, Column]
     rows: Mapping[str, Sequence[Row]]
     missing: tuple[RunConfig, ...]
+    num_runs: int
+
+    def name_of(self, section: str) -> str:
+        """The table's name, and the section's where its file has several: a name for a file."""
+        if len(self.config.recipes) * max(1, len(self.config.vary)) == 1:
+            return self.name
+        plain = "".join(letter if letter.isalnum() or letter in "_." else "." for letter in section)
+        return f"{self.name}-{plain}"
 
 
 def method_name(config: RunConfig) -> str:
@@ -203,10 +223,7 @@ def marked(rows: Sequence[Row]) -> list[Row]:
     records = [record for row in rows for record in row.records]
     data = Counter(map(_data_identity, records))
     precision = Counter(map(_precision, records))
-    return [
-        replace(row, marks=tuple(_marks(row, data, precision)) if row.records else ())
-        for row in rows
-    ]
+    return [replace(row, marks=tuple(_marks(row, data, precision))) for row in rows]
 
 
 def _marks(row: Row, data: Counter[str], precision: Counter[str]) -> Iterator[str]:
@@ -254,42 +271,33 @@ def compared(
 ) -> list[Row]:
     """The rows, each but the first with its paired differences to the first."""
     first, *others = rows
-    return [
-        first,
-        *(
-            replace(row, differences=_differences(row, first, columns, class_weights))
-            for row in others
-        ),
-    ]
+    names = [name for name, column in columns.items() if column.best]
+    differences = (_differences(row, first, names, class_weights) for row in others)
+    pairs = zip(others, differences, strict=True)
+    return [first, *(replace(row, differences=found) for row, found in pairs)]
 
 
 def _differences(
-    row: Row, first: Row, columns: Mapping[str, Column], class_weights: ClassWeights | None
+    row: Row, first: Row, names: Sequence[str], class_weights: ClassWeights | None
 ) -> dict[str, Difference]:
-    ours, theirs = _by_seed(row), _by_seed(first)
-    seeds = [seed for seed in ours if seed in theirs]
-    gains_BC: FloatArray | None = None
-    weights: Mapping[str, FloatArray] = {}
-    if class_weights:
-        gains_BC = _resampled([(ours[seed][0], theirs[seed][0]) for seed in seeds])
-        weights = class_weights(row.records[0]) if seeds else {}
+    ours, theirs = (
+        {record.seed: (record, scores) for record, scores in zip(r.records, r.scores, strict=True)}
+        for r in (row, first)
+    )
+    pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+    gains_BC = _resampled([(a, b) for (a, _), (b, _) in pairs]) if class_weights else None
+    weights = class_weights(row.records[0]) if class_weights else {}
     found = {}
-    for name, column in columns.items():
-        pairs = [(ours[seed][1][name], theirs[seed][1][name]) for seed in seeds]
-        gaps = [float(mine - other) for mine, other in pairs if not np.isnan(mine - other)]
-        if not gaps or column.best is None:
-            continue
-        over_images = None
+    for name in names:
+        both = [(mine[name], other[name]) for (_, mine), (_, other) in pairs]
+        gaps = [a - b for a, b in both if a is not None and b is not None]
+        over = {"seeds": t_interval(gaps)}
         if gains_BC is not None and name in weights:
-            over_images = percentile_interval(gains_BC, weights[name])
-        found[name] = Difference(statistics.fmean(gaps), len(gaps), t_interval(gaps), over_images)
+            over["images"] = percentile_interval(gains_BC, weights[name])
+        if gaps:
+            known = {kind: interval for kind, interval in over.items() if interval}
+            found[name] = Difference(statistics.fmean(gaps), len(gaps), known)
     return found
-
-
-def _by_seed(row: Row) -> dict[int, tuple[Record, Mapping[str, float]]]:
-    columns = [str(name) for name in row.scores]
-    lines = [dict(zip(columns, map(float, line), strict=True)) for line in row.scores.to_numpy()]
-    return {record.seed: (record, line) for record, line in zip(row.records, lines, strict=True)}
 
 
 def _resampled(pairs: Sequence[tuple[Record, Record]]) -> FloatArray | None:
@@ -316,52 +324,50 @@ def sorted_labels(record: Record) -> IntArray | None:
 
 
 def is_bold(rows: Sequence[Row], name: str, column: Column) -> list[bool]:
-    """Which means to set in bold: the best as printed, so that equals are marked alike.
+    """Which means to set in bold: the best as printed, and none where all are equal.
 
-    Where there are intervals, only if that of its difference to the first row excludes zero; the
-    first row itself, if that of the next best does.
+    Where there are intervals, only if those of its difference to the first row exclude zero, each
+    kind that any row here has: one seed is not bold among rows of several. The first row itself,
+    if those of the next best do.
     """
-    means = [statistics.fmean(values) if (values := row.values(name)) else None for row in rows]
+    means = [row.mean(name) for row in rows]
     known = [mean for mean in means if mean is not None]
-    if column.best is None or len(known) < 2:
+    if column.best is None or len({column.printed(mean) for mean in known}) < 2:
         return [False] * len(rows)
     best = column.printed(column.best(known))
     is_best = [mean is not None and column.printed(mean) == best for mean in means]
     gaps = [row.differences.get(name) for row in rows]
-    if not any(gap and (gap.over_seeds or gap.over_images) for gap in gaps):
+    kinds = {kind for gap in gaps if gap for kind in gap.over}
+    if not kinds:
         return is_best
-    is_clear = [gap is not None and gap.is_clear for gap in gaps]
-    rest = [mean for mean, top in zip(means, is_best, strict=True) if mean is not None and not top]
-    is_clear[0] = bool(rest) and is_clear[means.index(column.best(rest))]
+    is_clear = [gap is not None and gap.is_clear(kinds) for gap in gaps]
+    rest = [mean for mean in known if column.printed(mean) != best]
+    is_clear[0] = is_clear[means.index(column.best(rest))]
     return [top and clear for top, clear in zip(is_best, is_clear, strict=True)]
 
 
 def frame(table: Filled) -> pd.DataFrame:
     """A row per method: mean, sd (n - 1) and n of each column, its differences, and its marks."""
     lines = []
-    for section, rows in table.rows.items():
-        for row in rows:
-            line: dict[str, Any] = {"section": section, "method": row.config.overlay}
-            line |= {"name": row.name, "n": len(row.records)}
-            for column in table.columns:
-                values = row.values(column)
-                line[f"{column}_mean"] = statistics.fmean(values) if values else None
-                line[f"{column}_sd"] = statistics.stdev(values) if len(values) > 1 else None
-                line[f"{column}_n"] = len(values)
-            for column in table.columns:
-                line |= _difference_cells(column, row.differences.get(column))
-            lines.append(line | {"marks": "; ".join(row.marks)})
+    for section, row in ((section, row) for section, rows in table.rows.items() for row in rows):
+        line: dict[str, Any] = {"section": section, "method": row.config.overlay}
+        line |= {"name": row.name, "n": len(row.records)}
+        for name in table.columns:
+            line[f"{name}_mean"], line[f"{name}_sd"] = row.mean(name), row.sd(name)
+            line[f"{name}_n"] = len(row.values(name))
+        for name in table.columns:
+            line |= _difference_cells(name, row.differences.get(name))
+        lines.append(line | {"marks": "; ".join(row.marks)})
     whole = pd.DataFrame(lines)
     empty = [name for name in map(str, whole) if "_gain" in name and whole[name].isna().all()]
     return whole.drop(columns=empty)
 
 
-def _difference_cells(column: str, difference: Difference | None) -> dict[str, float | None]:
-    cells: dict[str, float | None] = {f"{column}_gain": difference.mean if difference else None}
-    for kind in ("seeds", "images"):
-        interval = getattr(difference, f"over_{kind}", None)
-        for end in ("low", "high"):
-            # 6 decimals: what a resampled interval means, and the same on every machine
-            value = round(getattr(interval, end), 6) + 0.0 if interval else None  # no -0
-            cells[f"{column}_gain_{kind}_{end}"] = value
+def _difference_cells(name: str, difference: Difference | None) -> dict[str, float | None]:
+    cells: dict[str, float | None] = {f"{name}_gain": difference.mean if difference else None}
+    for kind, end in itertools.product(("seeds", "images"), ("low", "high")):
+        interval = difference.over.get(kind) if difference else None
+        # 6 decimals: what a resampled interval means, and the same on every machine
+        value = round(getattr(interval, end), 6) + 0.0 if interval else None  # no -0
+        cells[f"{name}_gain_{kind}_{end}"] = value
     return cells

@@ -1,5 +1,6 @@
 """Figures: which are drawn, and that they show the numbers of the records."""
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -89,9 +90,11 @@ def test_rows_on_other_class_counts_are_not_drawn(checkout, results):
 def test_reliability_bars_are_the_bins_of_all_seeds(checkout, results):
     fill_with(results)  # 24 of 40 right at 60 % confidence, and 25 of 40 with the other seed
     panel = draw_reliability(rows_of(results)).axes[0]
-    right, gap, *_ = panel.patches
-    assert right.get_height() == pytest.approx(49 / 80)
-    assert gap.get_height() == pytest.approx(0.6 - 49 / 80)
+    both, more, less, images = np.array([bar.get_height() for bar in panel.patches]).reshape(4, 15)
+    assert both[9] == pytest.approx(0.6)
+    assert more[9] == pytest.approx(49 / 80 - 0.6)
+    assert not less.any()
+    assert images[9] == -0.18
     assert panel.texts[0].get_text() == "ECE 1.2 %"  # the mean of 0 and 2.5, just below 1.25
 
 
@@ -120,7 +123,8 @@ def test_learning_curves_show_the_losses(checkout, results):
     panel = draw_curves(rows_of(results)).axes[0]
     assert list(panel.lines[0].get_ydata()) == [4.0, 3.0, 2.0, 1.0]
     assert [line.get_xdata()[0] for line in panel.lines[2:]] == [1.5, 2.5, 3.5]
-    fill_with(results)
+    write(replace(one, history=tuple(replace(e, loss=-1.0) for e in epochs)), results)
+    assert draw_curves(rows_of(results)).axes[-1].get_ylim()[0] < -1  # a loss below zero is seen
     for run in report.cells("table"):
         write(replace(make_record(run), history=()), results)
     assert draw_curves(rows_of(results)) is None
@@ -132,10 +136,39 @@ def test_cost_is_drawn_with_the_parents(checkout, results):
     fill_with(results, seconds=7.0)
     by_run = {record.run_id: record for record in read_all(results)}
     rows = rows_of(results)
-    panel = draw_cost(rows, lambda record: report.seconds_with_parents(record, by_run)).axes[0]
+    table = report.fill("table", read_all(results))
+    seconds = functools.partial(report.seconds_with_parents, runs=by_run)
+    panel = draw_cost(table, rows, seconds).axes[0]
     assert [line.get_xdata()[0] for line in panel.lines] == [7.0, 14.0]
     assert panel.lines[0].get_ydata()[0] == pytest.approx(61.25)
-    assert draw_cost(rows, lambda record: None) is None
+    assert draw_cost(table, rows, lambda record: None) is None
+
+
+def test_weights_of_zero_lie_on_the_axis(checkout, results):
+    fill_with(results, weights=[[0, 0, 0, 0], [0, 1, 1, 2]])
+    by_class, by_epoch, *_ = figures.draw_weights(rows_of(results)).axes
+    assert list(by_class.lines[0].get_ydata()) == [0.01] * 4
+    assert list(by_epoch.lines[0].get_ydata()) == [0.01, 0.01]
+    assert list(by_epoch.lines[3].get_ydata()) == [0.01, 2.0]
+
+
+def test_a_short_recipe_is_named_in_the_titles(checkout, results):
+    (checkout / "table.toml").write_text(TABLE.replace('"small"', '"small:short"'))
+    fill_with(results)
+    title = figures.draw_groups(rows_of(results), LIMITS).get_suptitle()
+    assert title.startswith("Digits-LT (imbalance factor 50), 2 epochs (short): mean and")
+
+
+def test_one_section_of_several_has_no_overview(checkout, results):
+    recipe = (checkout.parent / "small.toml").read_text()
+    (checkout.parent / "large.toml").write_text(recipe.replace("= 50", "= 10"))
+    (checkout / "table.toml").write_text(TABLE.replace('["small"]', '["small", "large"]'))
+    for run in report.cells("table"):
+        if run.recipe == "small":
+            write(make_record(run), results)
+    names = {path.name for path in figures.write_figures("table", results)}
+    assert "table-small-groups.png" in names
+    assert not names & {"table-factors.png", "table-ranks.png"}
 
 
 def test_factors_and_ranks_of_a_table_over_imbalance_factors(checkout, results):

@@ -52,12 +52,14 @@ def test_classes_of_weight_zero_do_not_enter():
     assert percentile_interval(gains, np.array([1.0, 0.0])).high <= 0.3
 
 
-def test_a_difference_is_clear_only_if_all_its_intervals_are():
+def test_a_difference_is_clear_only_if_all_the_intervals_asked_for_are():
     clear, unclear = Interval(0.1, 0.2), Interval(-0.1, 0.2)
-    assert Difference(0.1, 3, clear, clear).is_clear
-    assert Difference(0.1, 3, None, Interval(-2.0, -1.0)).is_clear
-    assert not Difference(0.1, 3, clear, unclear).is_clear
-    assert not Difference(0.1, 3).is_clear
+    both = ("seeds", "images")
+    assert Difference(0.1, 3, {"seeds": clear, "images": clear}).is_clear(both)
+    assert not Difference(0.1, 3, {"seeds": clear, "images": unclear}).is_clear(both)
+    assert Difference(-0.1, 1, {"images": Interval(-2.0, -1.0)}).is_clear(["images"])
+    assert not Difference(-0.1, 1, {"images": Interval(-2.0, -1.0)}).is_clear(both)
+    assert not Difference(0.1, 3, {"seeds": Interval(0.0, 1.0)}).is_clear(["seeds"])
 
 
 def test_the_last_bits_of_a_product_do_not_move_an_end():

@@ -79,23 +79,29 @@ def test_a_full_run_is_compared(results):
     run_at(results, "ce", [39, 40, 41])
     run_at(results, "ldam_drw", [40, 40, 40])
     run_at(results, "seql", [50])
+    for method in ("recall", "sdn_recall", "loss_scheduling"):
+        run_at(results, method, [39])
     text = render_published(report.beside_published(report.read_results(results)))
     cells = lines_of(text)
     assert cells["CE"] == ["38.0 .. 40.7", "6", "40.0 ± 1.0", "3", "in the spread"]
     assert cells["LDAM-DRW"][2:] == ["40.0 ± 0.0", "3", "2.0 below: OUTSIDE the band"]
     assert cells["SEQL"] == ["40.5", "1", "50.0 ± –", "1", "9.5 above: OUTSIDE the band"]
     assert cells["Focal"][2:] == ["not run", "0", "–"]
-    assert cells["Recall"][0] == "no published classification value"
+    assert cells["Recall"] == ["no published classification value", "0", "39.0 ± –", "1", "–"]
     assert cells["SDN (rep: recall, cls: CB)"][0] == "no published classification value"
+    assert cells["Loss scheduling"][0] == "none of this recipe"
+    assert "LWS" in cells
+    assert "SDN (rep: CE, cls: CB)" not in cells  # neither published nor run
+    assert "Recall: 1 of 3 seeds." in text
+    assert "(imbalance factor 50), ResNet-32, the plain recipe" in text.split("\n## ")[2]
     assert "38.05 (IB loss (ICCV21) Table 4, arXiv:2110.02444, own run)" in text
 
 
 def test_a_short_run_is_never_compared(results):
     run_at(results, "ce", [39], recipe="cifar100_lt:short")
-    assert (
-        lines_of(render_published(report.beside_published(report.read_results(results))))["CE"][2]
-        == "not run"
-    )
+    text = render_published(report.beside_published(report.read_results(results)))
+    assert "crop and flip: no run of ours yet\n" in text
+    assert lines_of(text)["CE"] == ["38.0 .. 40.7", "6"]
 
 
 def test_what_compares_with_what():

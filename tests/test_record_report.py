@@ -233,7 +233,7 @@ def test_any_one_value_replaced_is_read_or_refused(sound, data):
     assert isinstance(found, Record)
     report.render_markdown(report.fill("table", [found]))
     for scores in report.REPORTS.values():
-        assert len(scores(report.runs_frame([found]))) == 1
+        assert scores(found, {})
 
 
 def places(tree, at=""):
@@ -349,13 +349,14 @@ def test_images_that_cannot_be_told_apart_have_no_interval(checkout, results):
     one = make_record(run, correct=(9, 8, 5, 9))
     shuffled = encode_labels(one.test.predictions()[::-1].copy())
     write(changed(one, labels_predicted=shuffled), results)
-    text = report.write_table("table", results)
-    assert "CB" in rows(text)
-    assert rows(text.partition("Difference")[2])["CB"][2] == "+70.0"
+    before, _, gains = report.write_table("table", results).partition("Difference")
+    assert "CB" in rows(before)
+    assert "CB" not in rows(gains)
+    assert "mine" in rows(gains)
+    assert report.table_frame("table", results)["few_gain"][1] == pytest.approx(0.7)
     other = replace(one, data=replace(one.data, identity={"test": "4" * 64}))
     write(other, results)
-    text = report.write_table("table", results)
-    assert rows(text.partition("Difference")[2])["CB"][2] == "+70.0"
+    assert "CB" not in rows(report.write_table("table", results).partition("Difference")[2])
 
 
 def test_one_seed_has_no_deviation(checkout, results):
@@ -392,14 +393,42 @@ def test_thresholds_are_options_of_the_report(checkout, results):
     assert rows(text)["CE"][:2] == ["85.0 ± 0.0", "–"]
 
 
+def test_one_seed_is_not_bold_among_rows_of_several(checkout, results):
+    for run in report.cells("table"):
+        last = {"ce": 2, "cb": 5, "mine": 9}[run.overlay]
+        if (run.overlay, run.seed) != ("mine", 1):
+            write(make_record(run, correct=(9, 8, 5, last + run.seed)), results)
+    text = report.write_table("table", results)
+    assert rows(text)["mine [a]"][2] == "90.0 ± –"
+    seeds, images = text.split("Difference to CE, paired by seed, with its 95 % interval over ")[1:]
+    assert seeds.startswith("seeds (Student's t):")
+    assert "mine" not in rows(seeds)
+    assert rows(seeds)["CB"][2:] == ["+30.0 [+30.0, +30.0]", "+7.5 [+7.5, +7.5]", "2"]
+    assert images.startswith("test images (bootstrap within classes):")
+    assert rows(images)["mine"][4] == "1"
+    assert rows(images)["CB"][4] == "2"
+    (results / "runs" / report.cells("table")[4].run_id / "record.json").unlink()
+    assert rows(report.write_table("table", results))["CB"][2].startswith("**55.0**")
+
+
+def test_means_that_are_all_equal_are_not_bold(checkout, results):
+    (checkout / "table.toml").write_text(TABLE + 'report = "spread"')
+    fill_with(results, correct=(9, 8, 5, 0))
+    assert "**" not in report.write_table("table", results)
+
+
 def test_a_missing_cell_shows_its_command(checkout, results):
-    (checkout / "table.toml").write_text(TABLE + 'overrides = ["optim.lr=0.1"]')
+    also = 'overrides = ["optim.lr=0.1"]\nalso = ["spread"]'
+    (checkout / "table.toml").write_text(TABLE + also)
     run = report.cells("table")[0]
     write(make_record(run), results)
     text = report.write_table("table", results)
     assert rows(text)["CE [a]"][:2] == ["90.0 ± –", "65.0 ± –"]
     assert "- [a] 1 of 2 seeds." in text
-    assert rows(text)["CB"] == ["missing"] * 4 + ["0"]
+    assert "CB" not in rows(text)
+    told = "5 of 6 runs are missing; `python run.py table table` makes them"
+    assert f"{told}, or row by row:" in text
+    assert f"{told}.\n" in (results / "tables" / "table-spread.md").read_text()
     assert "Every run with `optim.lr=0.1`." in text
     assert (
         "\n".join(
@@ -418,8 +447,36 @@ def test_a_missing_cell_shows_its_command(checkout, results):
 
 def test_a_table_without_records_is_all_missing(checkout, results):
     text = report.write_table("table", results)
-    assert rows(text)["mine"] == ["missing"] * 4 + ["0"]
+    assert "## Missing\n\n6 of 6 runs are missing" in text
+    assert rows(text) == {}
     assert report.missing("table", results) == report.cells("table")
+    assert (results / "tables" / "table.csv").read_text().strip() == ""
+
+
+def test_a_table_begun_shows_what_there_is(checkout, results):
+    (checkout / "table.toml").write_text(TABLE.replace('["small"]', '["small", "small:short"]'))
+    for run in report.cells("table"):
+        if run.recipe == "small" and run.overlay != "cb" and run.seed == 0:
+            write(make_record(run), results)
+    text = report.write_table("table", results)
+    assert text.count("## Digits-LT") == 1
+    assert "All rows: 1 of 2 seeds." in text
+    assert set(rows(text.partition("## Missing")[0])) >= {"CE", "mine"}
+    assert "## Across" not in text
+    assert "10 of 12 runs are missing" in text
+    assert r"\label{tab:table-small}" in (results / "tables" / "table.tex").read_text()
+
+
+def test_ranks_are_of_the_methods_that_every_section_has(checkout, results):
+    (checkout / "table.toml").write_text(TABLE.replace('["small"]', '["small", "small:short"]'))
+    for run in report.cells("table"):
+        better = {"ce": 0, "cb": 1, "mine": 5}[run.overlay]
+        if (run.recipe, run.overlay) != ("small:short", "mine"):
+            write(make_record(run, correct=(9, 8, 5, 2 + better)), results)
+    across = rows(report.write_table("table", results).partition("## Across")[2])
+    assert across["CE"] == ["60.0", "60.0", "2.0"]
+    assert across["CB"] == ["62.5", "62.5", "1.0"]
+    assert across["mine"] == ["72.5", "–", "–"]
 
 
 def test_parents_come_before_their_children(checkout, results):
@@ -488,6 +545,7 @@ def test_sdn_rows_name_both_objectives(checkout, results):
     with pytest.raises(ConfigError, match="objective.beta: no such field"):
         report.cells("table")
     (checkout.parent / "methods" / "sdn_again.toml").write_text(SDN + "reduction = 'mean'")
+    fill_with(results)
     names = set(rows(report.write_table("table", results)))
     # two overlays of one name are told apart
     assert "SDN (rep: recall, cls: CB) (sdn_recall)" in names
@@ -549,7 +607,7 @@ method & many & medium & few & all & n \\
 \midrule
 CE & 90.0 $\pm$ 0.0 & 65.0 $\pm$ 0.0 & 25.0 $\pm$ 7.1 & 61.3 $\pm$ 1.8 & 2 \\
 CB & 90.0 $\pm$ 0.0 & 65.0 $\pm$ 0.0 & \textbf{90.0} $\pm$ 14.1 & \textbf{77.5} $\pm$ 3.5 & 2 \\
-a\_b\&c & -- & -- & -- & -- & 0 \\
+a\_b\&c & 90.0 $\pm$ 0.0 & 65.0 $\pm$ 0.0 & 25.0 $\pm$ 7.1 & 61.3 $\pm$ 1.8 & 2 \\
 \bottomrule
 \end{tabular}
 """
@@ -559,12 +617,12 @@ def test_latex_says_the_same_and_escapes_names(checkout, results):
     (checkout.parent / "methods" / "a_b&c.toml").write_text("")
     (checkout / "table.toml").write_text(TABLE.replace('"mine"', '"a_b&c"').replace("|", "50 %"))
     for run in report.cells("table"):
-        if run.overlay in ("ce", "cb"):
-            last = 2 + run.seed if run.overlay == "ce" else 8 + 2 * run.seed
-            write(make_record(run, correct=(9, 8, 5, last)), results)
+        last = 8 + 2 * run.seed if run.overlay == "cb" else 2 + run.seed
+        write(make_record(run, correct=(9, 8, 5, last), dirty=run.overlay == "cb"), results)
     report.write_table("table", results)
     text = (results / "tables" / "table.tex").read_text()
-    assert LATEX.strip() in text.replace("missing", "--")
+    assert LATEX.strip() in text
+    assert "CB: made with uncommitted changes to the code.}" in text
     assert r"A 50 \% table" in text
 
 
