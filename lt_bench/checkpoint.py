@@ -20,6 +20,7 @@ from torch import Tensor
 from lt_bench.errors import DataError
 from lt_bench.files import whole_file
 from lt_bench.runtime import rank
+from lt_bench.usage import Usage
 
 State = dict[str, Any]
 
@@ -34,12 +35,14 @@ class Checkpoint:
     Args:
         made_by: what gives the state its meaning; a checkpoint made by anything else is refused.
         every: seconds between two of them, apart from the one that a signal asks for.
+        usage: of the run, which the parts of a stopped one add up to.
     """
 
-    def __init__(self, path: Path, made_by: Mapping[str, Any], every: float) -> None:
+    def __init__(self, path: Path, made_by: Mapping[str, Any], every: float, usage: Usage) -> None:
         self.path = path
         self.made_by = dict(made_by)
         self.every = every
+        self.usage = usage
         self.times_resumed = 0
         self.is_stopping = False
         self.began = self.kept = time.monotonic()
@@ -67,10 +70,12 @@ class Checkpoint:
         if differing := list(_differences(made_by, self.made_by)):
             more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
             raise not_usable(self.path, f"made with another {', '.join(differing[:3])}{more}")
+        self.usage.go_on_from(held["usage"])  # there, since this very code wrote it
         return state
 
     def is_due(self, *, is_last: bool) -> bool:
         """Whether to keep the state after this step, which may be the last one of training."""
+        self.usage.poll()
         now = time.monotonic()
         is_long = is_last and now - self.began >= self.every
         return self.is_stopping or is_long or now - self.kept >= self.every
@@ -87,6 +92,7 @@ class Checkpoint:
             "state": state,
             "seconds": self.seconds,
             "times_resumed": self.times_resumed,
+            "usage": self.usage.as_dict(),
         }
         if rank() == 0:
             save_tensors(self.path, held)

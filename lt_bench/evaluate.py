@@ -13,6 +13,7 @@ from lt_bench.metrics import SCORE_BINS, TOP_LABEL_BINS, Bins, Calibration, Tall
 from lt_bench.models.folding import Foldable
 from lt_bench.record import SplitResult
 from lt_bench.runtime import Runtime
+from lt_bench.weighting import first_argmax
 
 
 @torch.no_grad()
@@ -43,8 +44,8 @@ def _evaluate(method: Method, loader: Loader, num_classes: int, where: Runtime) 
     for images, target_B in loader.plain():
         with where.autocast():
             logits_BC = method.predict(images)
+        predicted_B = first_argmax(logits_BC)
         logits_BC = logits_BC.double()
-        predicted_B = logits_BC.argmax(dim=1)
         top_BK = logits_BC.topk(min(5, num_classes), dim=1).indices
         predicted.append(predicted_B)
         in_top5.append((top_BK == target_B[:, None]).any(dim=1))

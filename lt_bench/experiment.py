@@ -46,6 +46,7 @@ from lt_bench.record import (
 from lt_bench.runtime import Runtime, rank, seed_everything, wait_for_ranks, world_size
 from lt_bench.samplers import SAMPLERS
 from lt_bench.train import History, fit
+from lt_bench.usage import Usage
 from lt_bench.weighting import WEIGHTINGS, make_objective
 
 logger = logging.getLogger(__name__)
@@ -133,6 +134,7 @@ class _Trained:
 def _train(
     config: RunConfig, where: Runtime, folder: Path, on_epoch: OnEpoch = lambda _: None
 ) -> _Trained:
+    usage = Usage(where.device, is_alone=world_size() == 1)
     data = load_data(config.data, where.data_root)
     if where.on_bad_image == "skip":
         data = without_unreadable(data, workers=where.workers)
@@ -143,7 +145,7 @@ def _train(
     sampler = bind("sampler", config.sampler, SAMPLERS)
     loader = make_loader(data, data.train, config, where)
     checkpoint = Checkpoint(
-        folder / "checkpoint.pt", _made_by(config, data, where), where.checkpoint_seconds
+        folder / "checkpoint.pt", _made_by(config, data, where), where.checkpoint_seconds, usage
     )
     report = on_epoch if rank() else _events(folder, on_epoch)
     with _enough_memory(config, where), checkpoint.on_signals():
@@ -177,6 +179,7 @@ def _train_and_test(config: RunConfig, where: Runtime, folder: Path, on_epoch: O
             deterministic=where.deterministic,
             may_differ=where.may_differ(),
             times_resumed=checkpoint.times_resumed,
+            **({"workers": where.workers} if isinstance(data.train, ImageFiles) else {}),
         ),
         data=_summary(data),
         test=test,
@@ -186,7 +189,7 @@ def _train_and_test(config: RunConfig, where: Runtime, folder: Path, on_epoch: O
         class_history=_class_history(trained.history),
         seconds=checkpoint.seconds,
         num_parameters=sum(p.numel() for p in method.parameters()),
-        peak_memory_bytes=where.peak_memory_bytes(),
+        **checkpoint.usage.as_dict(),
         parent=Parent(config.parent.run_id, config.parent.digest) if config.parent else None,
     )
 

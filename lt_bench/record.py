@@ -176,7 +176,9 @@ class Record:
     environment: dict[str, Any]
     data: DataSummary
     num_parameters: Number
-    peak_memory_bytes: Number | None = None
+    peak_memory_bytes: Number | None = None  # of the GPU's allocator
+    peak_resident_bytes: Number | None = None  # of the process, its workers apart
+    energy_joules: NonNegative | None = None  # of the GPU's board or the CPU's packages
     seconds: NonNegative
     test: SplitResult
     val: SplitResult | None = None

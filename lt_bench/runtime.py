@@ -128,10 +128,6 @@ class Runtime:
             "matrix products on several streams",
         ]
 
-    def peak_memory_bytes(self) -> int | None:
-        """Peak memory of the device's allocator; None on CPU, which does not count it."""
-        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
-
 
 def usable_cores() -> int:
     """The cores this process may run on, which a container or queue may have limited."""

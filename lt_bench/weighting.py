@@ -232,7 +232,7 @@ class Recall(Weighting):
 
     def _count(self, logits_BC: Tensor, target_B: Tensor) -> tuple[Tensor, Tensor]:
         """Samples and false negatives per class in this step's global batch."""
-        is_wrong_B = (_first_argmax(logits_BC) != target_B).to(self.count_C.dtype)
+        is_wrong_B = (first_argmax(logits_BC) != target_B).to(self.count_C.dtype)
         counted_2B = torch.stack([torch.ones_like(is_wrong_B), is_wrong_B])
         counted_2C = self.count_C.new_zeros(2, len(self.count_C))
         counted_2C.index_add_(1, target_B, counted_2B)
@@ -275,7 +275,7 @@ def _floored_miss_rate(count_C: Tensor, false_negatives_C: Tensor) -> Tensor:
     return false_negatives_C.clamp(min=1) / count_C.clamp(min=1)
 
 
-def _first_argmax(logits_BC: Tensor, width: int = 64) -> Tensor:
+def first_argmax(logits_BC: Tensor, width: int = 64) -> Tensor:
     """argmax(1), the first of equals.
 
     On CPU, torch's argmax takes longer than a whole log-softmax, so this looks for the first block

@@ -21,10 +21,11 @@ from lt_bench.checkpoint import load_model
 from lt_bench.cli import main
 from lt_bench.experiment import prepare
 from lt_bench.files import PART
+from lt_bench.usage import JOIN
 
 OVERLAYS = ("ce", "sdn_recall", "ldam_drw", "crt")  # crt starts from ce's run
 OVERRIDES = ("optim.epochs=5",)
-VARYING = ("seconds", "images_per_second", "environment", "peak_memory_bytes")
+VARYING = ("seconds", "images_per_second", "environment", *JOIN)
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.killing", "tests.warm"])

@@ -8,7 +8,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lt_bench"
 FLOORS = {
     **dict.fromkeys(["progress", "metrics", "errors"], 0),
-    **dict.fromkeys(["arguments", "config", "runtime", "class_vectors", "files", "intervals"], 1),
+    **dict.fromkeys(
+        ["arguments", "config", "runtime", "class_vectors", "files", "intervals", "usage"], 1
+    ),
     **dict.fromkeys(["losses", "samplers", "optim", "models", "data", "record", "checkpoint"], 2),
     **dict.fromkeys(["weighting", "tables", "agreement"], 3),
     **dict.fromkeys(["methods", "render", "drawing"], 4),

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from lt_bench.data.lists import parse
 from lt_bench.errors import UserError
 from lt_bench.experiment import TABLES, prepare
 from lt_bench.record import read, write
+from lt_bench.usage import Usage
 from tests.synthetic import make_record
 
 SOON = timedelta(seconds=10)
@@ -154,7 +156,8 @@ def tensors(content, tmp_path, sound):
     for name in ("model.pt", "checkpoint.pt"):
         (tmp_path / name).write_bytes(content)
     plainly(lambda: load_model(tmp_path / "model.pt"))
-    plainly(Checkpoint(tmp_path / "checkpoint.pt", {}, 60).read)
+    usage = Usage(torch.device("cpu"))
+    plainly(Checkpoint(tmp_path / "checkpoint.pt", {}, 60, usage).read)
 
 
 KINDS = {

@@ -15,6 +15,7 @@ from lt_bench.experiment import load_data, make_loader, make_method, prepare, ru
 from lt_bench.runtime import Runtime
 from lt_bench.samplers import instance
 from lt_bench.train import NotFiniteError, fit
+from lt_bench.usage import Usage
 from tests.killing import (
     OVERLAYS,
     Rehearsal,
@@ -76,7 +77,7 @@ class StopAfter(Checkpoint):
     """Stops the run after so many of its steps, as a signal would."""
 
     def __init__(self, path: Path, steps: int) -> None:
-        super().__init__(path, {}, every=1e9)
+        super().__init__(path, {}, 1e9, Usage(torch.device("cpu")))
         self.steps_left = steps
 
     def is_due(self, *, is_last: bool) -> bool:
@@ -114,7 +115,9 @@ def test_state_at_any_step_is_all_there_is(overlay, overrides, steps, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         trained(overlay, overrides, StopAfter(path, steps))
     torch.manual_seed(12345)  # what a new process begins with
-    resumed, resumed_history = trained(overlay, overrides, Checkpoint(path, {}, every=1e9))
+    resumed, resumed_history = trained(
+        overlay, overrides, Checkpoint(path, {}, 1e9, Usage(torch.device("cpu")))
+    )
     assert resumed_history == history
     for name, value in expected.items():
         assert torch.equal(resumed[name], value), name

@@ -15,7 +15,7 @@ from lt_bench.weighting import (
     Objective,
     Recall,
     Uniform,
-    _first_argmax,
+    first_argmax,
     make_objective,
     reduce,
 )
@@ -204,7 +204,7 @@ def test_first_argmax_is_argmax(num_classes, width, levels, seed):
     """Few distinct values, so that the largest is there several times."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randint(levels, (5, num_classes), generator=generator).float()
-    assert torch.equal(_first_argmax(logits, width), logits.argmax(1))
+    assert torch.equal(first_argmax(logits, width), logits.argmax(1))
 
 
 # --- objective
