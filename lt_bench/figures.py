@@ -1,6 +1,6 @@
 """Figures of a table, from the same records; here accuracy by class, shot groups, weights."""
 
-import statistics
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,27 +35,38 @@ from lt_bench.drawing import (
 from lt_bench.files import whole_file
 from lt_bench.metrics import FloatArray, IntArray
 from lt_bench.overviews import draw_cost, draw_factors, draw_ranks
-from lt_bench.record import Record, read_all
-from lt_bench.report import Results, fill, seconds_with_parents
+from lt_bench.record import Record
+from lt_bench.report import Results, Runs, seconds_with_parents
 from lt_bench.tables import NO_VALUE, Filled, Row
 
 LOWEST_WEIGHT = 0.01  # of the mean weight
 
 
-def write_figures(name: str, results: Path) -> list[Path]:
-    """Write the figures of one table under results/figures and return the files."""
-    records = read_all(results)
-    return _write(fill(name, records), records, results)
-
-
 def write_all(results: Results) -> list[Path]:
-    """The figures of every table of shot groups that has a record."""
-    return [
-        path
-        for table in results.filled
-        if table.config.report.name == "shots"
-        for path in _write(table, results.records, results.folder)
-    ]
+    """Draw every table of shot groups that has a record, and return the files."""
+    by_run = {record.run_id: record for record in results.records}
+    written = []
+    for table in results.filled:
+        for name, figure in drawn(table, by_run):
+            path = results.folder / "figures" / f"{name}.png"
+            with whole_file(path) as file:
+                # no version of matplotlib in the file: the same picture is the same bytes
+                figure.savefig(file, format="png", metadata={"Software": None})
+            written.append(path)
+    return written
+
+
+def drawn(table: Filled, runs: Runs) -> Iterator[tuple[str, Figure]]:
+    """Every figure of a table of shot groups by name; what has nothing to show is left out."""
+    if table.config.report.name != "shots":
+        return
+    with mpl.rc_context(STYLE):
+        found = {"factors": draw_factors(table), "ranks": draw_ranks(table)}
+        yield from ((f"{table.name}-{kind}", figure) for kind, figure in found.items() if figure)
+        for section, rows in table.rows.items() if not table.config.vary else ():
+            found = _of_section(table, comparable(rows), runs)
+            stem = table.name_of(section)
+            yield from ((f"{stem}-{kind}", figure) for kind, figure in found.items() if figure)
 
 
 def draw_classes(rows: Sequence[Row], thresholds: Mapping[str, int]) -> Figure:
@@ -88,19 +99,17 @@ def draw_classes(rows: Sequence[Row], thresholds: Mapping[str, int]) -> Figure:
     return figure
 
 
-def draw_groups(rows: Sequence[Row], thresholds: Mapping[str, int]) -> Figure:
+def draw_groups(rows: Sequence[Row]) -> Figure:
     """Bars of the shot groups' accuracy, with the standard deviation over seeds."""
     figure, axes = method_bars(rows, 4)
-    scores = {group: [_group_accuracy(row, group, thresholds) for row in rows] for group in GROUPS}
     # one scale for all panels, with room for the figures at the ends of the bars
-    limit = 1.25 * max([1.0, *(v for listed in scores.values() for line in listed for v in line)])
-    for panel, (group, listed) in zip(axes, scores.items(), strict=True):
-        for place, values in enumerate(listed):
-            mean = statistics.fmean(values) if values else 0.0
-            sd = statistics.stdev(values) if len(values) > 1 else 0.0
+    limit = max([1.0, *(125 * value for row in rows for g in GROUPS for value in row.values(g))])
+    for panel, group in zip(axes, GROUPS, strict=True):
+        for place, row in enumerate(rows):
+            mean, sd = (100 * (value or 0.0) for value in (row.mean(group), row.sd(group)))
             error = {"elinewidth": 0.8, "capsize": 1.5, "capthick": 0.8}
             panel.barh(place, mean, 0.72, xerr=sd or None, color=GROUPS[group], error_kw=error)
-            text = f"{mean:.1f}" if values else NO_VALUE
+            text = f"{mean:.1f}" if row.values(group) else NO_VALUE
             panel.text(mean + sd + 0.015 * limit, place, text, va="center", fontsize=6.5)
         panel.set(title=group, xlim=(0, limit), xlabel="accuracy, %")
         panel.set_xticks([tick for tick in (0, 25, 50, 75, 100) if tick < limit])
@@ -122,47 +131,20 @@ def draw_weights(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _write(table: Filled, records: Sequence[Record], results: Path) -> list[Path]:
-    written = []
-    for name, figure in _drawn(table, {record.run_id: record for record in records}):
-        path = results / "figures" / f"{name}.png"
-        with whole_file(path) as file:
-            # no version of matplotlib in the file: the same picture is the same bytes
-            figure.savefig(file, format="png", metadata={"Software": None})
-        written.append(path)
-    return written
-
-
-def _drawn(table: Filled, by_run: Mapping[str, Record]) -> Iterator[tuple[str, Figure]]:
-    """Every figure of a table by name; those that have nothing to show are left out."""
-    with mpl.rc_context(STYLE):
-        overviews = {"factors": draw_factors(table), "ranks": draw_ranks(table)}
-        yield from _named(table.name, overviews)
-        if table.config.vary:
-            return
-        for section, rows in table.rows.items():
-            yield from _named(table.name_of(section), _of_section(table, comparable(rows), by_run))
-
-
-def _of_section(
-    table: Filled, rows: Sequence[Row], by_run: Mapping[str, Record]
-) -> dict[str, Figure | None]:
+def _of_section(table: Filled, rows: Sequence[Row], runs: Runs) -> dict[str, Figure | None]:
     thresholds = {"many": metrics.MANY, "few": metrics.FEW, **table.config.report.options}
     tracked = [row for row in rows if _weight_name(row.records[0])]
-    cost = draw_cost(table, rows, lambda record: seconds_with_parents(record, by_run))
+    is_timed = "cost" in {spec.name for spec in table.config.also}
+    seconds = functools.partial(seconds_with_parents, runs=runs)
     return {
         "classes": draw_classes(rows, thresholds),
-        "groups": draw_groups(rows, thresholds),
+        "groups": draw_groups(rows),
         "weights": draw_weights(tracked) if tracked else None,
         "confusion": draw_confusion(rows, thresholds),
         "reliability": draw_reliability(rows),
         "curves": draw_curves(rows),
-        "cost": cost if "cost" in {spec.name for spec in table.config.also} else None,
+        "cost": draw_cost(table, rows, seconds) if is_timed else None,
     }
-
-
-def _named(stem: str, drawn: Mapping[str, Figure | None]) -> Iterator[tuple[str, Figure]]:
-    yield from ((f"{stem}-{kind}", figure) for kind, figure in drawn.items() if figure)
 
 
 def _draw_counts(panel: Axes, counts: IntArray, thresholds: Mapping[str, int]) -> None:
@@ -253,16 +235,6 @@ def _class_accuracy(row: Row) -> FloatArray:
     by_seed = np.array([metrics.class_accuracy(record.test.tally) for record in row.records])
     mean: FloatArray = by_seed.mean(axis=0)
     return mean
-
-
-def _group_accuracy(row: Row, group: str, thresholds: Mapping[str, int]) -> list[float]:
-    """A shot group's accuracy in percent, for each seed that has one."""
-    values: list[float | None] = []
-    for record in row.records:
-        tally, counts = record.test.tally, record.data.class_counts
-        groups = metrics.shot_accuracy(tally, counts, **thresholds)
-        values.append(metrics.top1(tally) if group == "all" else groups[group])
-    return [100 * value for value in values if value is not None]
 
 
 def _window(num_classes: int) -> int:

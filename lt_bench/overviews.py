@@ -37,6 +37,7 @@ def draw_factors(table: Filled) -> Figure | None:
                 panel.plot(*zip(*line, strict=True), markersize=3, linewidth=1, **looks[name])
         panel.set(title=group, xscale="log", xlabel="imbalance factor")
         panel.set_xlim(min(known) / 1.25, max(known) * 1.25)
+        panel.set_ylim(top=min(panel.get_ylim()[1], 101))
         panel.set_xticks(sorted(set(known)))
         panel.xaxis.set_major_formatter("{x:g}")
         panel.xaxis.set_minor_locator(NullLocator())
@@ -61,7 +62,7 @@ def draw_ranks(table: Filled) -> Figure | None:
     panel.set_xticks(positions, section_names(table))
     panel.set(ylabel=f"rank by {HEADLINE}", xlim=(-0.15, len(positions) - 0.3))
     panel.set_yticks(range(1, len(places) + 1))
-    panel.invert_yaxis()
+    panel.set_ylim(len(places) + 0.4, 0.6)
     figure.suptitle(f"{table.config.title}: rank of each method, 1 is best")
     return figure
 

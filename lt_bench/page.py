@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from string import Template
 
 from PIL import Image
 
@@ -36,8 +37,7 @@ GROUPS = (*SHOT_GROUPS, HEADLINE)
 IMAGE = re.compile(r'src="data:image/webp;base64,[^"]*"')
 # Figures with a panel per method are on the page of small tables only; larger ones link to them.
 PANEL_PER_METHOD, SMALL = ("classes", "weights", "reliability", "curves"), 16
-# Nothing is loaded from anywhere: the page carries its style, its script and its pictures.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+OPTION = "<option>{}</option>"
 
 
 def write_page(results: Results) -> Path:
@@ -64,81 +64,35 @@ def check_page(results: Results) -> list[str]:
 def render_page(results: Results) -> str:
     # tables of methods first, those of one setting's influence after them
     tables = sorted(results.filled, key=lambda table: bool(table.config.vary))
-    groups = beside_published(results)
-    here = Path(__file__).parent
-    style = (here / "page.css").read_text(encoding="utf-8")
-    script = (here / "page.js").read_text(encoding="utf-8")
-    body = [
-        _header(tables, results.records, has_published=bool(groups)),
-        _filters(tables),
-        "<main>",
-        *(_article(table, results.folder) for table in tables),
-        *_runs(tables),
-        *([_published(groups)] if groups else []),
-        "</main>",
-        "<footer><p>Made by <code>python run.py report</code> from the records in "
-        "<code>results/runs</code>; <code>python run.py report --check</code> fails where a "
-        "number here no longer follows from them.</p></footer>",
-    ]
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<link rel="icon" href="data:,">',
-            "<title>lt_bench: results</title>",
-            f"<style>\n{style}</style>",
-            "</head>",
-            "<body>",
-            *body,
-            f"<script>\n{script}</script>",
-            "</body>",
-            "</html>",
-            "",
-        ]
+    published = beside_published(results)
+    rows = [row for table in tables for listed in table.rows.values() for row in listed]
+    titles = {table.name: _title(table) for table in tables}
+    titles |= {"published": "Ours beside published"} if published else {}
+    articles = [*(_article(table, results.folder) for table in tables), *_runs(tables)]
+    articles += [_published(published)] if published else []
+    template, style, script = (
+        Path(__file__).with_name(f"page.{kind}").read_text(encoding="utf-8")
+        for kind in ("html", "css", "js")
     )
+    return Template(template).substitute(
+        style=style,
+        script=script,
+        runs=len(results.records),
+        links=_joined('<li><a href="#{}">{}</a></li>', titles, titles.values()),
+        datasets=_joined(OPTION, dict.fromkeys(dataset_name(row.config) for row in rows)),
+        methods=_joined(OPTION, dict.fromkeys(row.name for row in rows)),
+        groups=_joined(OPTION, GROUPS),
+        articles="\n".join(articles),
+    )
+
+
+def _joined(pattern: str, *columns: Iterable[str]) -> str:
+    """The pattern once for each line of the columns, escaped."""
+    return "".join(pattern.format(*map(escape, line)) for line in zip(*columns, strict=True))
 
 
 def _without_images(page: str) -> str:
     return IMAGE.sub('src=""', page)
-
-
-def _header(tables: Sequence[Filled], records: Sequence[Record], *, has_published: bool) -> str:
-    titles = {table.name: _title(table) for table in tables}
-    titles |= {"published": "Ours beside published"} if has_published else {}
-    links = "".join(
-        f'<li><a href="#{escape(name)}">{escape(title)}</a></li>' for name, title in titles.items()
-    )
-    return (
-        "<header><h1>Long-tailed image classification: results</h1>"
-        f'<p class="soft">{len(records)} runs, every number recomputed from their records. A table '
-        "gives mean ± standard deviation over seeds; choose a number to see the runs behind it and "
-        "the command that repeats them. Methods share each recipe, and none was tuned.</p>"
-        f'<nav aria-label="Tables"><ul>{links}</ul></nav></header>'
-    )
-
-
-def _filters(tables: Sequence[Filled]) -> str:
-    rows = [row for table in tables for listed in table.rows.values() for row in listed]
-    datasets = dict.fromkeys(dataset_name(row.config) for row in rows)
-    methods = dict.fromkeys(row.name for row in rows)
-    return (
-        '<div class="filters"><form id="filters" aria-label="Filters">'
-        + _select("dataset", "Dataset", datasets)
-        + _select("method", "Method", methods)
-        + _select("group", "Shot group", GROUPS)
-        + '<label>Method contains<input name="words" type="search" autocomplete="off"></label>'
-        + '<button type="reset">Show all</button><output aria-live="polite"></output></form></div>'
-    )
-
-
-def _select(name: str, label: str, values: Iterable[str]) -> str:
-    options = "".join(f"<option>{escape(value)}</option>" for value in values)
-    head = f'<label>{label}<select name="{name}"><option value="">all</option>'
-    return f"{head}{options}</select></label>"
 
 
 def _article(table: Filled, results: Path) -> str:
@@ -183,7 +137,7 @@ def _section(table: Filled, section: str, rows: Sequence[Row]) -> str:
 
 
 def _marks(told: Iterable[str]) -> str:
-    lines = "".join(f"<li>{escape(text)}</li>" for text in told)
+    lines = _joined("<li>{}</li>", told)
     return f'<ul class="marks">{lines}</ul>' if lines else ""
 
 
@@ -266,10 +220,10 @@ def _runs_of(table: Filled, row: Row) -> str:
         ]
         link = f'<a href="runs/{escape(record.run_id)}/record.json">seed {record.seed}</a>'
         machine = [_commit(record), str(record.environment.get("precision"))]
-        shown = "".join(f"<td>{escape(text)}</td>" for text in [*cells, *machine])
+        shown = _joined("<td>{}</td>", [*cells, *machine])
         lines.append(f"<tr><td>{link}</td>{shown}<td>{record.seconds:,.0f} s</td></tr>")
     heads = ["record", *(c.header for c in table.columns.values()), "commit", "precision", "time"]
-    head = "".join(f'<th scope="col"><span class="plain">{escape(h)}</span></th>' for h in heads)
+    head = _joined('<th scope="col"><span class="plain">{}</span></th>', heads)
     name = escape(_runs_id(row))
     code = f"command-{name}"
     return (
@@ -315,7 +269,7 @@ def _number(text: str) -> str:
 def _published(groups: Sequence[Beside]) -> str:
     parts = [f"<h2>Ours beside published</h2><p>{escape(groups[0].grid.about)}</p>"]
     for group in groups:
-        sources = "".join(f"<li>{escape(source)}</li>" for source in group.sources)
+        sources = _joined("<li>{}</li>", group.sources)
         dataset = escape(group.heading.partition(",")[0])
         parts.append(
             f'<div data-dataset="{dataset}"><h3>{escape(group.heading)}</h3>'

@@ -15,6 +15,10 @@ from tests.synthetic import TABLE, changed, fill_with, long_tail, make_record
 LIMITS = {"many": 100, "few": 20}
 
 
+def written(results):
+    return figures.write_all(report.read_results(results))
+
+
 def rows_of(results, name="table"):
     (rows,) = report.fill(name, read_all(results)).rows.values()
     return rows
@@ -25,19 +29,19 @@ def test_figures_of_a_table(checkout, results):
     weights = [[1.0, 1.0, 1.0, 1.0], [0.5, 0.8, 1.0, 2.0]]
     for run in report.cells("table"):
         write(make_record(run, weights=weights if run.overlay == "mine" else ()), results)
-    written = figures.write_all(report.read_results(results))
+    paths = written(results)
     kinds = ["classes", "groups", "weights", "confusion", "reliability", "curves", "cost"]
-    assert [path.name for path in written] == [f"table-{kind}.png" for kind in kinds]
-    first = [path.read_bytes() for path in written]
+    assert [path.name for path in paths] == [f"table-{kind}.png" for kind in kinds]
+    first = [path.read_bytes() for path in paths]
     assert all(content.startswith(b"\x89PNG") for content in first)
-    assert [path.read_bytes() for path in figures.write_figures("table", results)] == first
+    assert [path.read_bytes() for path in written(results)] == first
 
 
 def test_figures_show_the_numbers_of_the_table(checkout, results):
     fill_with(results)
     (rows_,) = report.fill("table", read_all(results)).rows.values()
     limits = {"many": 100, "few": 20}
-    panels = figures.draw_groups(rows_, limits).axes
+    panels = figures.draw_groups(rows_).axes
     assert [panel.get_title() for panel in panels] == ["many", "medium", "few", "all"]
     assert [bar.get_width() for bar in panels[2].patches] == pytest.approx([25, 25, 25])
     counts, first, *_ = figures.draw_classes(rows_, limits).axes
@@ -67,13 +71,13 @@ def test_a_hundred_classes_and_groups_without_classes_can_be_drawn(checkout, res
             ),
             results,
         )
-    assert len(figures.write_figures("table", results)) == 6
+    assert len(written(results)) == 6
 
 
 @pytest.mark.parametrize("counts", [(50, 50, 50, 50), (7, 3, 1, 0), (3, 5000, 2, 1)])
 def test_unusual_counts_can_be_drawn(checkout, results, counts):
     fill_with(results, class_counts=counts, weights=[[1, 2, 3, 4]], correct=(0, 0, 0, 0))
-    assert len(figures.write_figures("table", results)) == 6
+    assert len(written(results)) == 6
 
 
 def test_rows_on_other_class_counts_are_not_drawn(checkout, results):
@@ -82,7 +86,7 @@ def test_rows_on_other_class_counts_are_not_drawn(checkout, results):
     write(make_record(odd, class_counts=(200, 100, 21, 19)), results)
     names = [
         panel.get_title()
-        for panel in next(figures._drawn(report.fill("table", read_all(results)), {}))[1].axes
+        for panel in next(figures.drawn(report.fill("table", read_all(results)), {}))[1].axes
     ]
     assert "mine" not in names
 
@@ -155,7 +159,7 @@ def test_weights_of_zero_lie_on_the_axis(checkout, results):
 def test_a_short_recipe_is_named_in_the_titles(checkout, results):
     (checkout / "table.toml").write_text(TABLE.replace('"small"', '"small:short"'))
     fill_with(results)
-    title = figures.draw_groups(rows_of(results), LIMITS).get_suptitle()
+    title = figures.draw_groups(rows_of(results)).get_suptitle()
     assert title.startswith("Digits-LT (imbalance factor 50), 2 epochs (short): mean and")
 
 
@@ -166,7 +170,7 @@ def test_one_section_of_several_has_no_overview(checkout, results):
     for run in report.cells("table"):
         if run.recipe == "small":
             write(make_record(run), results)
-    names = {path.name for path in figures.write_figures("table", results)}
+    names = {path.name for path in written(results)}
     assert "table-small-groups.png" in names
     assert not names & {"table-factors.png", "table-ranks.png"}
 
@@ -185,7 +189,7 @@ def test_factors_and_ranks_of_a_table_over_imbalance_factors(checkout, results):
     assert list(few.lines[1].get_ydata()) == pytest.approx([20, 80])
     (panel,) = draw_ranks(table).axes
     assert [list(line.get_ydata()) for line in panel.lines] == [[3, 1], [2, 2], [1, 3]]
-    names = {path.name for path in figures.write_figures("table", results)}
+    names = {path.name for path in written(results)}
     assert {"table-factors.png", "table-ranks.png", "table-large-classes.png"} < names
 
 
@@ -193,4 +197,4 @@ def test_a_table_that_varies_a_setting_has_its_ranks_alone(checkout, results):
     vary = 'vary = ["data.subset_seed=1", "data.subset_seed=2"]'
     (checkout / "table.toml").write_text(TABLE + vary)
     fill_with(results)
-    assert [p.name for p in figures.write_figures("table", results)] == ["table-ranks.png"]
+    assert [p.name for p in written(results)] == ["table-ranks.png"]

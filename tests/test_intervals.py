@@ -1,9 +1,12 @@
 """Intervals of paired differences against scipy and against drawing the images one by one."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from lt_bench import report
 from lt_bench.intervals import (
     T_975,
     Difference,
@@ -12,6 +15,9 @@ from lt_bench.intervals import (
     resampled_class_gains,
     t_interval,
 )
+from lt_bench.record import read_all
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_the_quantiles_are_students():
@@ -66,3 +72,37 @@ def test_the_last_bits_of_a_product_do_not_move_an_end():
     gains = np.full((2000, 1), 0.0725)  # 7.25 points, which one decimal rounds either way
     ends = {percentile_interval(gains * (1 + bits), np.ones(1)) for bits in (-1e-14, 0, 1e-14)}
     assert ends == {Interval(0.0725, 0.0725)}
+
+
+def committed(table, method):
+    """The records of a method in a committed table of one section, by seed."""
+    records = {record.run_id: record for record in read_all(ROOT / "results")}
+    runs = [run for run in report.cells(table) if run.overlay == method]
+    return [records[run.run_id] for run in runs if run.run_id in records]
+
+
+def test_a_committed_interval_over_seeds_is_scipys():
+    table = report.table_frame("quick", ROOT / "results").set_index("method")
+    for method in ("cb", "recall", "sdn_recall"):
+        ours, theirs = (
+            [sum(record.test.correct) / sum(record.test.total) for record in committed("quick", m)]
+            for m in (method, "ce")
+        )
+        wanted = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+        found = table.loc[method, ["all_gain_seeds_low", "all_gain_seeds_high"]]
+        assert list(found) == pytest.approx([wanted.low, wanted.high], abs=1e-5)
+
+
+def test_a_committed_interval_over_images_is_the_normal_one():
+    """Its variance is that of a mean of class means, each over the images of one class."""
+    table = report.table_frame("quick", ROOT / "results").set_index("method")
+    for method in ("cb", "recall", "sdn_recall"):
+        pairs = zip(committed("quick", method), committed("quick", "ce"), strict=True)
+        labels = np.repeat(np.arange(10), 50)
+        rights = [[r.test.predictions() == labels for r in pair] for pair in pairs]
+        gains = np.mean([np.subtract(*right, dtype=float) for right in rights], axis=0)
+        by_class = gains.reshape(10, 50)
+        half = 1.96 * np.sqrt((by_class.var(axis=1) / 50).sum()) / 10
+        wanted = [by_class.mean() - half, by_class.mean() + half]
+        found = table.loc[method, ["all_gain_images_low", "all_gain_images_high"]]
+        assert list(found) == pytest.approx(wanted, abs=0.1 * half)
