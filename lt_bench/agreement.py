@@ -11,7 +11,7 @@ from lt_bench.record import Record
 # Tolerances to name, in points of top-1 or of a shot group's accuracy.
 STEPS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 # What the same configuration may still differ by: the machine and its software.
-MACHINE = ("commit", "dirty", "device", "precision", "deterministic", "packages")
+MACHINE = ("commit", "dirty", "device", "precision", "compiled", "deterministic", "packages")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def _told(record: Record, again: Record, is_identical: bool) -> Iterator[str]:
         yield "other images: the identity of the data differs, so the scores do not compare"
     for name in MACHINE:
         before, now = record.environment.get(name), again.environment.get(name)
-        if before != now:
+        if before != now and (before or now):  # off is as good as not in an older record
             yield f"{name}: {before} then, {now} now"
     if is_identical:
         yield "identical: the losses of every epoch and the prediction for every image"

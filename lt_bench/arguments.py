@@ -43,6 +43,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     _add_data_root(parser)
     _add_results(parser)
     _add_device(parser)
+    _add_compile(parser)
     parser.add_argument("--deterministic", action="store_true", help="two runs equal to the bit")
     _add_workers(parser)
     parser.add_argument(
@@ -63,6 +64,14 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16")
+
+
+def _add_compile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile the step: a minute at first, then faster; not measured on a GPU yet",
+    )
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
@@ -132,6 +141,7 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", metavar="NAME", nargs="*", help="which ones; default: all")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures here as well")
     _add_device(parser)
+    parser.add_argument("--compile", action="store_true", help="step: a compiled one as well")
 
 
 ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {

@@ -159,6 +159,7 @@ def verify(arguments: argparse.Namespace) -> int:
         )
     if arguments.precision == "auto":
         arguments.precision = record.environment.get("precision", "auto")
+    arguments.compile |= record.environment.get("compiled", False)
     with tempfile.TemporaryDirectory() as folder:
         where = replace(_runtime(arguments), results=Path(folder))
         if status := _run_all(_with_parents(config), where):
@@ -288,7 +289,9 @@ def bench(arguments: argparse.Namespace) -> int:
     from lt_bench.bench.suite import run
     from lt_bench.runtime import Runtime
 
-    where = Runtime.choose(arguments.device, arguments.precision)
+    if arguments.compile and arguments.names and "step" not in arguments.names:
+        raise ConfigError("--compile: has an effect on bench step alone; leave it out")
+    where = Runtime.choose(arguments.device, arguments.precision, compiled=arguments.compile)
     run(arguments.names, where, arguments.json)
     return 0
 
@@ -423,6 +426,7 @@ def _runtime(arguments: argparse.Namespace) -> "Runtime":
         arguments.workers,
         arguments.on_bad_image,
         arguments.checkpoint_seconds,
+        arguments.compile,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lt_bench.checkpoint import Checkpoint, State, not_usable
+from lt_bench.compiled import compiled
 from lt_bench.config import OptimConfig, bind
 from lt_bench.data.loading import Loader
 from lt_bench.data.mixing import Mixed, Mixer
@@ -90,7 +91,7 @@ def fit(
         state.go_on_from(checkpoint)
     for line in state.history.epochs:
         on_epoch(line)
-    step_over_ranks = where.over_ranks(method)
+    forward = _forward(method, loader, config, where)
     for epoch in range(state.epoch, config.epochs):
         at = Progress(epoch * len(loader), total_steps, len(loader))
         order_N = sampler(labels_N, at, generator("cpu", seed, ORDER, epoch))
@@ -105,7 +106,7 @@ def fit(
             if mix:
                 images, target = mix(images, target_B)
             with where.autocast():
-                loss, terms = step_over_ranks(images, target, progress)
+                loss, terms = forward(images, target, progress)
             (loss / config.accumulate).backward()
             state.meter.add(loss, terms)
             if state.step % config.accumulate == 0 or state.step == len(loader):
@@ -202,6 +203,15 @@ class _State:
         logger.info(f"going on at epoch {self.epoch + 1}, step {self.step}: {checkpoint.path}")
 
 
+def _forward(
+    method: Method, loader: Loader, config: OptimConfig, where: Runtime
+) -> Callable[..., Any]:
+    """The method as a step calls it: itself, compiled, or over ranks."""
+    if where.compiled:
+        return compiled(method, where.device, loader.batch_size, adds_up=config.accumulate > 1)
+    return where.over_ranks(method)
+
+
 def _refuse_thin_batches(loader: Loader) -> None:
     """Batch norm needs two images of every batch on every rank."""
     last = len(loader.labels) - (len(loader) - 1) * loader.batch_size
@@ -240,7 +250,7 @@ class _Meter:
             if value.ndim:
                 self.vectors[name] = value
             else:
-                self.sums[name] = self.sums[name] + value if name in self.sums else value
+                self.sums[name] = self.sums.get(name, 0) + value
 
     def read(self, epoch: int) -> dict[str, Any]:
         self.agree()

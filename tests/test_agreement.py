@@ -26,6 +26,10 @@ def test_a_repetition_to_the_bit_is_identical(pair):
     assert found.lines == (
         "identical: the losses of every epoch and the prediction for every image",
     )
+    was, now = ({**one.environment, "compiled": on} for on in (False, True))
+    assert agreement(one, replace(one, environment=was)).lines == found.lines
+    told = agreement(one, replace(one, environment=now)).lines
+    assert told == ("compiled: None then, True now", *found.lines)
 
 
 def test_a_difference_is_told_in_points(pair):

@@ -2,12 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from lt_bench import cli
+from lt_bench import cli, compiled
 from lt_bench.bench import conventional
 from lt_bench.bench.arrays import our_scores
 from lt_bench.bench.measure import Result, Row, side_by_side, table
@@ -76,6 +77,13 @@ def test_a_benchmark_measures_its_rows(name):
             assert spread is None or 0 < spread.min <= spread.median <= spread.max < math.inf
         assert (row.ratio is None) == (row.kind == "value")
         assert (row.is_met is None) == (row.goal is None)
+
+
+def test_a_compiled_epoch_is_measured_where_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
+    result = BENCHMARKS["step"](replace(WHERE, compiled=True), **SMALL["step"])
+    rows = [(row.what, row.kind) for row in result.rows]
+    assert rows == [*ROWS["step"][:-1], ("epoch, bf16 compiled", "speedup"), ROWS["step"][-1]]
 
 
 def test_ratios_are_taken_round_by_round_and_in_the_direction_of_their_kind():
@@ -223,3 +231,6 @@ def test_the_verb_runs_all_or_the_named_and_refuses_others(quick, tmp_path, caps
     assert cli.main(["bench", "stp"]) == 2
     error = capsys.readouterr().err
     assert error == f"bench: unknown 'stp'; write one of {', '.join(BENCHMARKS)}, or none for all\n"
+    assert cli.main(["bench", "losses", "--compile"]) == 2
+    error = capsys.readouterr().err
+    assert error == "--compile: has an effect on bench step alone; leave it out\n"

@@ -165,6 +165,7 @@ def stopped_run(results, overrides=(), **machine):
         ({"digest": "0" * 64}, "digest (000"),
         ({"seed": 7}, "seed (7, here 0)"),
         ({"precision": "bf16"}, "precision (bf16, here fp32)"),
+        ({"compiled": True}, "compiled (True, here False)"),
         ({"torch": "1.0"}, "torch (1.0, here "),
         ({"data": {"train": "other", "test": "another"}}, "test, train"),
         ({"code": {"lt_bench/losses.py": "0"}}, "lt_bench/"),

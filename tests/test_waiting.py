@@ -86,3 +86,40 @@ def test_a_step_that_reads_is_seen(read, monkeypatch):
     few, reads_of_few = reads_of_an_epoch("ce", 512, monkeypatch)
     many, reads_of_many = reads_of_an_epoch("ce", 64, monkeypatch)
     assert (reads_of_many - reads_of_few).total() == many - few
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(
+    ("overlay", "compiled"),
+    [
+        *((name, False) for name in TRAINED),
+        *((name, True) for name in ("recall", "seql", "sdn_recall", "ldam_drw", "mixup")),
+    ],
+)
+def test_no_step_waits_for_the_gpu(overlay, compiled, monkeypatch):
+    where = Runtime.choose("cuda", compiled=compiled)
+    config = prepare("digits_lt", overlay, ["optim.epochs=4"])
+    data = load_data(config.data, None)
+    loader = make_loader(data, data.train, config, where)
+    epoch, epochs = loader.epoch, []
+
+    def watched(*args, **kwargs):
+        epochs.append(len(epochs))
+        # the compiler reads, and a graph is recorded, in the first two epochs
+        torch.cuda.set_sync_debug_mode("error" if not compiled or len(epochs) > 2 else "default")
+        try:
+            yield from epoch(*args, **kwargs)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(loader, "epoch", watched)
+    sampler = bind("sampler", config.sampler, SAMPLERS)
+    fit(where.place(make_method(config, data)), loader, sampler, config.optim, 0, where)
+    assert len(epochs) == 4
+
+
+def test_no_step_counts_the_batches_a_norm_has_seen():
+    config = prepare("digits_lt", "ce")
+    method = WHERE.place(make_method(config, load_data(config.data, None)))
+    assert not [name for name in method.state_dict() if name.endswith("num_batches_tracked")]
