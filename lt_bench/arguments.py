@@ -83,9 +83,26 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=_at_least_one,
+        default=1,
+        help="how many runs go on side by side, on a share of the cores each; default: 1",
+    )
+
+
+def _at_least_one(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of runs; write 1 or more")
+    return int(text)
+
+
 def _train(parser: argparse.ArgumentParser) -> None:
     _add_experiment(parser)
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="one run for each")
+    _add_jobs(parser)
     parser.add_argument("--again", action="store_true", help="repeat a run that has a record")
     parser.add_argument("--download", action="store_true", help="fetch CIFAR into the data root")
     _add_machine(parser)
@@ -94,6 +111,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
 def _table(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="a file of configs/tables/")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
+    _add_jobs(parser)
     _add_machine(parser)
 
 

@@ -4,6 +4,7 @@ import ast
 import functools
 import hashlib
 import io
+import math
 import signal
 import threading
 import time
@@ -27,6 +28,7 @@ State = dict[str, Any]
 PACKAGE = Path(__file__).parent
 # Modules that print what a record says; any other may decide its numbers.
 PRESENTING = ("bench", "cli", "figures", "intervals", "page", "published", "render", "report")
+ECHO_SECONDS = 1.0
 
 
 class Checkpoint:
@@ -102,15 +104,23 @@ class Checkpoint:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Let the first SIGINT or SIGTERM wait for the end of the step; a second acts at once."""
+        """Let the first SIGINT or SIGTERM wait for the end of the step; a later one acts at once.
+
+        Within ECHO_SECONDS it is the first: queues and torchrun tell a whole group of processes,
+        and then each of them by itself.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread is told of signals
             return
 
+        first = math.inf
+
         def stop(number: int, frame: FrameType | None) -> None:
-            if self.is_stopping:
-                raise KeyboardInterrupt
+            nonlocal first
             self.is_stopping = True
+            first = min(first, time.monotonic())
+            if time.monotonic() - first > ECHO_SECONDS:
+                raise KeyboardInterrupt
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

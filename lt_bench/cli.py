@@ -8,13 +8,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from lt_bench.arguments import ARGUMENTS, USER_MISTAKE, Parser
-from lt_bench.errors import BusyError, ConfigError, RunError, UserError, WriteError
+from lt_bench.errors import ConfigError, RunError, UserError
 
 if TYPE_CHECKING:
     from lt_bench.config import RunConfig, Spec
@@ -321,76 +321,88 @@ def _run_all(
 ) -> int:
     """Run each configuration that has no record yet; the exit status.
 
-    One that fails does not stop the others; the end lists what failed, with its command. One that
-    another process is training fails too, unless this one `waits` once all others are done.
+    One that fails does not stop the others; the end lists what failed, with its command.
     """
-    from lt_bench.experiment import run
-    from lt_bench.files import wait_for
+    from lt_bench.running import outcomes
     from lt_bench.runtime import world_size
 
     status, failed = 0, []
-    pending = list(configs)
-    while pending:
-        busy: list[tuple[RunConfig, BusyError]] = []
-        for config in pending:
-            try:
-                with _progress(config) as on_epoch:
-                    record = run(config, where, on_epoch, again=again)
-            except WriteError:
-                raise  # nothing that follows could be written either
-            except Exception as error:
-                if waits and isinstance(error, BusyError):
-                    busy.append((config, error))
-                    continue
-                _say_failure(config, error, is_only=len(configs) == 1)
-                status = max(status, USER_MISTAKE if isinstance(error, UserError) else FAILED_RUN)
-                failed.append(config.command)
-                if world_size() > 1:  # the other ranks are still at this one
-                    return status
-            else:
+    with (
+        _Display(configs) as display,
+        closing(outcomes(configs, where, display, again=again, waits=waits)) as ended,
+    ):
+        for config, outcome in ended:
+            if not isinstance(outcome, Exception):
                 if _is_first_rank():
-                    print(_row(record), flush=True)
-        if busy and len(busy) == len(pending):
-            logger.info(f"{busy[0][1]}; waiting for it")
-            wait_for(busy[0][1].lock)
-        pending = [config for config, _ in busy]
+                    display.print(_row(outcome), sys.stdout)
+                continue
+            if len(configs) == 1 and not isinstance(outcome, RunError):
+                raise outcome
+            if isinstance(outcome, UserError | RunError):
+                line = "; ".join(str(outcome).splitlines())
+                display.print(f"{config.run_id}: {line}", sys.stderr)
+            else:  # of our own making; it keeps its traceback
+                logger.error(f"{config.run_id}: failed", exc_info=outcome)
+            status = max(status, USER_MISTAKE if isinstance(outcome, UserError) else FAILED_RUN)
+            failed.append(config.command)
+            if world_size() > 1:  # the other ranks are still at this one
+                return status
     if failed:
         print("failed; to repeat:", *failed, sep="\n  ", file=sys.stderr)
     return status
 
 
-def _say_failure(config: "RunConfig", error: Exception, *, is_only: bool) -> None:
-    """One line; an error of our own making keeps its traceback."""
-    if is_only and not isinstance(error, RunError):
-        raise error
-    if isinstance(error, UserError | RunError):
-        print(f"{config.run_id}: {'; '.join(str(error).splitlines())}", file=sys.stderr)
-    else:
-        logger.error(f"{config.run_id}: failed", exc_info=error)
+class _Display:
+    """A bar over the epochs of all runs on a terminal, a line per epoch elsewhere."""
 
+    def __init__(self, configs: "Sequence[RunConfig]") -> None:
+        from tqdm import tqdm
+        from tqdm.contrib.logging import logging_redirect_tqdm
 
-@contextmanager
-def _progress(config: "RunConfig") -> "Iterator[Callable[[dict[str, Any]], None]]":
-    """A bar on a terminal, a line per epoch elsewhere."""
-    from tqdm import tqdm
+        is_shown = sys.stderr.isatty() and _is_first_rank()
+        epochs = sum(config.optim.epochs for config in configs)
+        self.bar = tqdm(total=epochs, unit="epoch", leave=False, disable=not is_shown)
+        self.above_the_bar = logging_redirect_tqdm() if is_shown else nullcontext()
+        self.at_work: dict[str, tuple[int, str]] = {}  # epochs done, and in words
 
-    epochs = config.optim.epochs
-    is_shown = sys.stderr.isatty() and _is_first_rank()
-    with tqdm(total=epochs, unit="epoch", leave=False, disable=not is_shown) as bar:
-        bar.set_description(f"{config.recipe} {config.overlay} seed {config.seed}")
+    def __enter__(self) -> Self:
+        self.above_the_bar.__enter__()
+        return self
 
-        def on_epoch(line: dict[str, Any]) -> None:
-            bar.set_postfix(loss=f"{line['loss']:.3f}")
-            bar.update()
-            if bar.disable:
-                terms = "".join(f"  {name} {value:.4f}" for name, value in line["terms"].items())
-                logger.info(
-                    f"{config.run_id}  epoch {line['epoch'] + 1}/{epochs}"
-                    f"  loss {line['loss']:.4f}{terms}  lr {line['lr']:.2g}"
-                    f"  {line['seconds']:.1f} s"
-                )
+    def __exit__(self, *error: Any) -> None:
+        self.bar.close()
+        self.above_the_bar.__exit__(*error)
 
-        yield on_epoch
+    def begin(self, config: "RunConfig") -> None:
+        self._show(config, 0, "")
+
+    def epoch(self, config: "RunConfig", line: Mapping[str, Any]) -> None:
+        done, epochs = line["epoch"] + 1, config.optim.epochs
+        self.bar.update()
+        self._show(config, done, f" loss {line['loss']:.3f}")
+        if self.bar.disable:
+            terms = "".join(f"  {name} {value:.4f}" for name, value in line["terms"].items())
+            logger.info(
+                f"{config.run_id}  epoch {done}/{epochs}  loss {line['loss']:.4f}{terms}"
+                f"  lr {line['lr']:.2g}  {line['seconds']:.1f} s"
+            )
+
+    def end(self, config: "RunConfig") -> None:
+        done, _ = self.at_work.pop(config.run_id)
+        self.bar.update(config.optim.epochs - done)
+        self._name_runs()
+
+    def print(self, line: str, file: TextIO) -> None:
+        self.bar.write(line, file)
+        file.flush()
+
+    def _show(self, config: "RunConfig", done: int, loss: str) -> None:
+        name = f"{config.recipe} {config.overlay} seed {config.seed}"
+        self.at_work[config.run_id] = done, f"{name} {done}/{config.optim.epochs}{loss}"
+        self._name_runs()
+
+    def _name_runs(self) -> None:
+        self.bar.set_postfix_str(", ".join(words for _, words in self.at_work.values()))
 
 
 def _row(record: "Record") -> str:
@@ -427,6 +439,7 @@ def _runtime(arguments: argparse.Namespace) -> "Runtime":
         arguments.on_bad_image,
         arguments.checkpoint_seconds,
         arguments.compile,
+        getattr(arguments, "jobs", 1),
     )
 
 

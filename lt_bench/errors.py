@@ -14,6 +14,10 @@ class UserError(ValueError):
         self.problems = tuple(_one_line(problem) for problem in each)
         super().__init__("\n".join(self.problems))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """What is sent from one process to another stays line by line."""
+        return type(self), (self.problems,)
+
 
 class ConfigError(UserError):
     """A configuration that cannot run: unknown names, wrong types, values out of range."""
@@ -33,6 +37,9 @@ class BusyError(UserError):
     def __init__(self, problem: str, lock: Path) -> None:
         super().__init__(problem)
         self.lock = lock
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.lock)
 
 
 class RunError(RuntimeError):

@@ -177,6 +177,7 @@ def _train_and_test(config: RunConfig, where: Runtime, folder: Path, on_epoch: O
             where.precision,
             compiled=where.compiled,
             ranks=world_size(),
+            jobs=where.jobs,
             deterministic=where.deterministic,
             may_differ=where.may_differ(),
             times_resumed=checkpoint.times_resumed,

@@ -38,6 +38,7 @@ class Runtime:
     on_bad_image: str = "stop"
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     compiled: bool = False
+    jobs: int = 1
 
     @classmethod
     def choose(
@@ -51,16 +52,18 @@ class Runtime:
         on_bad_image: str = "stop",
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         compiled: bool = False,
+        jobs: int = 1,
     ) -> "Runtime":
         """Resolve "auto" on this machine; one of several processes under torchrun joins them.
 
         Args:
             device: of a rank, "cuda" is the one with its local number.
-            workers: processes that read images from files; by default one per usable core, of
-                which local ranks have their share each.
+            workers: processes that read images from files, of each run and rank; by default one
+                per usable core, of which runs side by side and local ranks have their share.
             on_bad_image: "stop" at an image that cannot be read, or "skip" them all.
             checkpoint_seconds: what a kill may cost; 0 keeps the state after every step.
             compiled: torch.compile the step.
+            jobs: how many runs go on side by side.
 
         Raises:
             ConfigError: the device, precision or compiler asked for is not to be had here.
@@ -84,22 +87,18 @@ class Runtime:
             precision = "bf16" if _multiplies_bfloat16(chosen) else "fp32"
         if compiled:
             _refuse_without_compiler(chosen)
-        if chosen.type == "cpu":
-            _keep_freed_memory()
-        if deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        if torch.are_deterministic_algorithms_enabled() != deterministic:
-            torch.use_deterministic_algorithms(deterministic)  # takes seconds, by its imports
-        torch.backends.cudnn.benchmark = not deterministic
         if workers is None:
-            workers = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+            sharing = jobs * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+            workers = max(1, usable_cores() // sharing)
         elif workers < 0:
             raise ConfigError(f"--workers: {workers} is below 0; 0 reads in the main process")
         if not checkpoint_seconds >= 0:
             raise ConfigError(
                 f"--checkpoint-seconds: {checkpoint_seconds} is below 0; 0 is after every step"
             )
-        return cls(
+        if jobs > 1 and world_size() > 1:
+            raise ConfigError(f"--jobs: {jobs} runs side by side cannot share ranks; leave it out")
+        where = cls(
             chosen,
             precision,
             data_root,
@@ -109,7 +108,20 @@ class Runtime:
             on_bad_image,
             checkpoint_seconds,
             compiled,
+            jobs,
         )
+        where.set_up()
+        return where
+
+    def set_up(self) -> None:
+        """Have torch do in this process what the settings say."""
+        if self.device.type == "cpu":
+            _keep_freed_memory()
+        if self.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        if torch.are_deterministic_algorithms_enabled() != self.deterministic:
+            torch.use_deterministic_algorithms(self.deterministic)  # takes seconds, by its imports
+        torch.backends.cudnn.benchmark = not self.deterministic
 
     def place(self, module: M) -> M:
         """On the device, in the memory layout its convolutions like best."""

@@ -16,7 +16,7 @@ FLOORS = {
     **dict.fromkeys(["methods", "render", "drawing"], 4),
     **dict.fromkeys(["train", "evaluate", "published", "diagnostics", "overviews"], 5),
     **dict.fromkeys(["experiment", "bench", "report"], 6),
-    **dict.fromkeys(["figures", "page"], 7),
+    **dict.fromkeys(["figures", "page", "running"], 7),
     "cli": 8,
 }
 # packages whose own modules may import one another, one way

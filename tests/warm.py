@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+import lt_bench.running  # noqa: F401
 from lt_bench.experiment import prepare, run
 from lt_bench.runtime import Runtime
 

@@ -1,0 +1,248 @@
+"""Many runs side by side: the same records, and nothing lost or left behind."""
+
+import io
+import json
+import os
+import pickle
+import re
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from lt_bench import cli
+from lt_bench.arguments import ARGUMENTS, Parser
+from lt_bench.errors import BusyError, ConfigError
+from lt_bench.experiment import prepare
+from lt_bench.files import owned
+from tests import killing
+from tests.killing import PROCESSES, assert_equal, finish, start
+
+TRAIN = ["train", "digits_lt", "ce"]
+SHORT = ["optim.epochs=2"]
+LONG = ["optim.epochs=1000"]  # longer than a test waits
+
+
+def command(*argv, results):
+    seeds = ["--seeds", "0", "1", "2"] if argv[0] == "train" else []
+    return [*argv, *seeds, "--results", str(results), "--jobs", "2"]
+
+
+def write_table(folder, **settings):
+    given = {
+        "title": "Short",
+        "recipes": ["digits_lt"],
+        "methods": ["crt", "ce", "cb"],
+        "seeds": [0],
+        "overrides": SHORT,
+        **settings,
+    }
+    path = folder / "short.toml"
+    path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in given.items()))
+    return ["table", str(path)]
+
+
+def folders(results):
+    return {path.parent.name: path.parent for path in results.glob("runs/*/record.json")}
+
+
+def said_by(argv, tmp_path, status):
+    """The lines of a command, which must end with this status."""
+    said = tmp_path / "said.txt"
+    process = start(argv, said)
+    process.join()
+    lines = said.read_text(encoding="utf-8").splitlines()
+    assert process.exitcode == status, lines
+    return lines
+
+
+def owners(results):
+    """The processes at work, by run."""
+    found = {}
+    for lock in results.glob("runs/*/lock"):
+        with suppress(FileNotFoundError):
+            words = lock.read_text(encoding="utf-8").split()
+            found |= {lock.parent.name: int(words[1])} if len(words) > 1 else {}
+    return found
+
+
+def wait_until(condition):
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < 120
+        time.sleep(0.01)
+
+
+def epochs_done(results):
+    return [path.read_text(encoding="utf-8").count("\n") for path in results.glob("runs/*/ev*")]
+
+
+def is_alive(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    # one that has ended may wait for somebody to ask how
+    return "Z" not in Path(f"/proc/{process}/stat").read_text(encoding="utf-8").split()[2]
+
+
+def test_side_by_side_gives_the_records_of_one_after_another(tmp_path):
+    table = write_table(tmp_path)
+    one, two = tmp_path / "one", tmp_path / "two"
+    finish([*table, "--results", str(one)])
+    lines = said_by(command(*table, results=two), tmp_path, 0)
+    assert len(folders(two)) == 4  # with that of all epochs that crt starts from
+    assert folders(one).keys() == folders(two).keys()
+    for run_id, folder in folders(two).items():
+        assert_equal(folder, folders(one)[run_id])
+        environment = json.loads((folder / "record.json").read_text())["environment"]
+        assert (environment["jobs"], environment["device"]) == (2, "cpu, 1 threads")
+    rows = [line.split(":")[0] for line in lines if line.startswith("digits_lt ")]
+    assert sorted(rows) == [f"digits_lt {name} seed 0" for name in ("cb", "ce", "ce", "crt")]
+    assert not [*two.rglob("lock"), *two.rglob(".part-*"), *two.rglob("checkpoint.pt")]
+
+
+def test_a_run_that_fails_or_is_killed_is_named_and_the_others_go_on(tmp_path):
+    vary = ["optim.lr=1e30", *LONG, "optim.epochs=1", "optim.epochs=2"]
+    table = write_table(tmp_path, methods=["ce"], seeds=[0], overrides=[], vary=vary)
+    diverges, killed, *others = (prepare("digits_lt", "ce", [varied]) for varied in vary)
+    said = tmp_path / "said.txt"
+    process = start(command(*table, results=tmp_path), said)
+    wait_until(lambda: len(folders(tmp_path)) == 2)
+    os.kill(owners(tmp_path)[killed.run_id], signal.SIGKILL)
+    process.join()
+    assert process.exitcode == 1
+    lines = said.read_text(encoding="utf-8").splitlines()
+    assert folders(tmp_path).keys() == {config.run_id for config in others}
+    assert not [line for line in lines if "Traceback" in line]
+    (line,) = [line for line in lines if line.startswith(f"{killed.run_id}: ")]
+    assert "its process ended with SIGKILL" in line
+    assert any(line.startswith(f"{diverges.run_id}: loss is ") for line in lines)
+    first = lines.index("failed; to repeat:")
+    assert [line.strip() for line in lines[first + 1 : first + 3]] == [
+        diverges.command,
+        killed.command,
+    ]
+
+
+def lead(argv, said):
+    """What the first process of a terminal or a queue does, with a group of processes to itself."""
+    os.setsid()
+    killing.command(argv, said, as_nobody=False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["terminal", "queue"])
+def test_an_interrupt_of_all_processes_has_each_keep_its_state(number, tmp_path):
+    stopped, undisturbed, said = (tmp_path / name for name in ("stopped", "undisturbed", "said"))
+    train = [*TRAIN, "optim.epochs=20"]
+    argv = command(*train, results=stopped)
+    process = PROCESSES.Process(target=lead, args=(argv, said))
+    process.start()
+    wait_until(lambda: sum(done > 0 for done in epochs_done(stopped)) == 2)
+    workers = owners(stopped)
+    os.killpg(process.pid, number)
+    process.join()
+    assert process.exitcode == 130
+    lines = said.read_text(encoding="utf-8").splitlines()
+    assert lines[-1] == f"interrupted; the same command goes on: python run.py {' '.join(argv)}"
+    assert all("  epoch " in line for line in lines[:-1])
+    assert len(workers) == 2
+    assert not any(map(is_alive, workers.values()))
+    left = sorted(path.name for path in stopped.glob("runs/*/*"))
+    assert left == [*["checkpoint.pt"] * 2, *["events.jsonl"] * 2]
+
+    if number == signal.SIGINT:
+        return
+    for results in (stopped, undisturbed):
+        finish([*train, "--seeds", "0", "1", "2", "--results", str(results)])
+    for run_id, folder in folders(undisturbed).items():
+        assert_equal(stopped / "runs" / run_id, folder)
+    resumed = [json.loads((f / "record.json").read_text()) for f in folders(stopped).values()]
+    assert sum(record["environment"]["times_resumed"] for record in resumed) == 2
+
+
+def test_runs_whose_first_process_is_killed_keep_their_state_and_end(tmp_path):
+    process = start(command(*TRAIN, *LONG, results=tmp_path))
+    wait_until(lambda: sum(done > 0 for done in epochs_done(tmp_path)) == 2)
+    workers = owners(tmp_path)
+    process.kill()
+    process.join()
+    wait_until(lambda: not any(map(is_alive, workers.values())))
+    assert len(list(tmp_path.glob("runs/*/checkpoint.pt"))) == 2
+
+
+def hold(folder, ready, leave):
+    with owned(folder, "held"):
+        ready.set()
+        leave.wait(60)
+
+
+def test_a_run_that_another_process_trains_is_put_off_and_taken_over(tmp_path):
+    ready, leave = PROCESSES.Event(), PROCESSES.Event()
+    parent = prepare("digits_lt", "crt", SHORT).parent
+    other = PROCESSES.Process(target=hold, args=(tmp_path / "runs" / parent.run_id, ready, leave))
+    other.start()
+    assert ready.wait(60)
+    said = tmp_path / "said.txt"
+    table = start(command(*write_table(tmp_path, methods=["crt", "ce"]), results=tmp_path), said)
+    wait_until(lambda: said.exists() and "; waiting for it" in said.read_text(encoding="utf-8"))
+    assert len(folders(tmp_path)) == 1  # ce, which needs nobody
+    leave.set()
+    other.join()
+    table.join()
+    assert table.exitcode == 0
+    assert len(folders(tmp_path)) == 3
+
+
+def test_what_cannot_be_written_ends_all_runs_with_one_line(tmp_path):
+    (tmp_path / "runs").write_text("no folder")
+    (line,) = said_by(command(*TRAIN, *SHORT, results=tmp_path), tmp_path, 2)
+    assert "lock: cannot be written: Not a directory; free some space" in line
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_shows_one_bar_with_all_runs_at_work(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", shown := Terminal())
+    monkeypatch.setattr(sys, "stdout", rows := io.StringIO())
+    one, two = (prepare("digits_lt", "ce", ["optim.epochs=20", f"seed={n}"]) for n in range(2))
+    with cli._Display([one, two]) as display:
+        for config in (one, two):
+            display.begin(config)
+        display.epoch(one, {"epoch": 0, "loss": 0.25})
+        display.epoch(two, {"epoch": 0, "loss": 0.5})
+        display.end(one)
+        display.print("the row of one", sys.stdout)
+    text = shown.getvalue()
+    assert "| 2/40 [" in text
+    assert "digits_lt ce seed 0 1/20 loss 0.250, digits_lt ce seed 1 1/20 loss 0.500]" in text
+    assert re.search(r"\| 21/40 \[[^]]*, digits_lt ce seed 1 1/20 loss 0.500]", text)
+    assert rows.getvalue() == "the row of one\n"
+
+
+@pytest.mark.parametrize("verb", ["train", "table"])
+@pytest.mark.parametrize("jobs", ["0", "-1", "two", "1.5", ""])
+def test_a_number_of_runs_that_is_none_is_refused(verb, jobs, capsys):
+    parser = Parser(prog=f"run.py {verb}")
+    ARGUMENTS[verb](parser)
+    with pytest.raises(SystemExit) as end:
+        parser.parse_args(
+            [*({"train": ["digits_lt", "ce"]}.get(verb, ["quick"])), f"--jobs={jobs}"]
+        )
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--jobs: {jobs!r} is no number of runs; write 1 or more" in line
+
+
+def test_errors_are_the_same_in_another_process():
+    busy = BusyError("a: is being trained", Path("lock"))
+    for error in (ConfigError(["a: wrong", "b: too"]), busy):
+        other = pickle.loads(pickle.dumps(error))
+        assert type(other) is type(error)
+        assert (str(other), vars(other)) == (str(error), vars(error))
