@@ -46,18 +46,22 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     _add_compile(parser)
     parser.add_argument("--deterministic", action="store_true", help="two runs equal to the bit")
     _add_workers(parser)
-    parser.add_argument(
-        "--on-bad-image",
-        choices=["stop", "skip"],
-        default="stop",
-        help="at an image file that cannot be read: stop, or try all first and leave those out",
-    )
+    _add_on_bad_image(parser)
     parser.add_argument(
         "--checkpoint-seconds",
         metavar="N",
         type=float,
         default=60.0,
         help="how often the state of a run is kept; 0 is after every step, 60 the default",
+    )
+
+
+def _add_on_bad_image(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--on-bad-image",
+        choices=["stop", "skip"],
+        default="stop",
+        help="at an image file that cannot be read: stop, or leave all such files out",
     )
 
 
@@ -153,6 +157,7 @@ def _data(parser: argparse.ArgumentParser) -> None:
         "--format", choices=["jpeg", "uint8"], help="pack: how images are kept; default: jpeg"
     )
     _add_workers(parser)
+    _add_on_bad_image(parser)
 
 
 def _bench(parser: argparse.ArgumentParser) -> None:

@@ -194,10 +194,18 @@ def data(arguments: argparse.Namespace) -> int:
 
 def _refuse_idle_flags(arguments: argparse.Namespace) -> None:
     """A flag that would do nothing is a mistake."""
-    serves = {"lists": "build", "decode": "check", "format": "pack", "download": "build check"}
+    serves = {
+        "lists": "build",
+        "decode": "check",
+        "format": "pack",
+        "on_bad_image": "pack",
+        "download": "build check",
+    }
     for flag, actions in serves.items():
-        if getattr(arguments, flag) and arguments.action not in actions.split():
-            raise ConfigError(f"--{flag}: has no effect on data {arguments.action}; leave it out")
+        is_given = getattr(arguments, flag) not in (None, False, "stop")
+        if is_given and arguments.action not in actions.split():
+            shown = flag.replace("_", "-")
+            raise ConfigError(f"--{shown}: has no effect on data {arguments.action}; leave it out")
 
 
 def _build(name: str, root: Path | None, arguments: argparse.Namespace) -> "Report":
@@ -245,7 +253,14 @@ def _pack(spec: "Spec", root: Path | None, arguments: argparse.Namespace) -> "Re
     path = pack_path(root / spec.options.get("path", ""), spec.name)
     form: Format = arguments.format or "jpeg"
     with _image_bar(is_shown=True) as packed:
-        return write_pack(data, path, form=form, workers=_workers(arguments), on_packed=packed)
+        return write_pack(
+            data,
+            path,
+            form=form,
+            workers=_workers(arguments),
+            on_bad_image=arguments.on_bad_image,
+            on_packed=packed,
+        )
 
 
 @contextmanager

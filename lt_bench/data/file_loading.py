@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from lt_bench.config import Spec, build
 from lt_bench.data.images import CentreWindow, Window, pixels
 from lt_bench.data.loading import Batches, Loader
-from lt_bench.data.transforms import TRANSFORMS, Transform, Views
+from lt_bench.data.transforms import TRANSFORMS, Change, Transform, Views
 from lt_bench.data.types import ImageFiles
 from lt_bench.errors import ConfigError, DataError, RunError
 from lt_bench.runtime import share_of_rank
@@ -59,10 +60,11 @@ class FileLoader(Loader):
                     "'random_resized_crop'"
                 )
             self.window = transform.window or self.window
-        # (pixel / 255 - mean) / std as one multiplication and one addition
+        # (pixel / 255 - mean) / std as one multiplication and one addition of a row
         std_C = torch.tensor(std, device=device)
-        self.factor_C = 1 / (255 * std_C)
-        self.offset_C = -torch.tensor(mean, device=device) / std_C
+        self.size = split.size
+        self.factor = (1 / (255 * std_C)).repeat(self.size)
+        self.offset = (-torch.tensor(mean, device=device) / std_C).repeat(self.size)
         self.portions = _Portions()
         # which process is at which image, said by the workers themselves
         self.at_work = torch.full((workers, 2), -1)
@@ -99,16 +101,21 @@ class FileLoader(Loader):
         self, order_N: Tensor, views: Views, batches: Sequence[slice], window: Window, seed: int
     ) -> Batches:
         label_N = self.labels[order_N.to(self.labels.device)]
+        index_N, mirrored_N = order_N.numpy(), views.mirrored_N.cpu().numpy()
         self.portions.now = [
-            _Portion(window, seed, at, order_N[at : min(at + PORTION, batch.stop)].numpy())
+            _Portion(window, seed, part.start, index_N[part], mirrored_N[part])
             for batch in batches
-            for at in range(batch.start, batch.stop, PORTION)
+            for part in _parts(batch)
         ]
         decoded = iter(self.images)
         for batch in batches:
-            size = batch.stop - batch.start
-            portions = [self._to_device(self._next(decoded)) for _ in range(0, size, PORTION)]
-            yield self._images(torch.cat(portions), views, batch), label_N[batch]
+            shape = (batch.stop - batch.start, self.size, self.size, 3)
+            images_BHWC = torch.empty(shape, device=label_N.device)
+            for part in _parts(batch):
+                images = images_BHWC[part.start - batch.start : part.stop - batch.start]
+                self._normalise(self._next(decoded), views.changes, part, images)
+            images_BCHW = images_BHWC.permute(0, 3, 1, 2)
+            yield images_BCHW if self.channels_last else images_BCHW.contiguous(), label_N[batch]
 
     def _next(self, decoded: Iterator[Tensor | str]) -> Tensor | str:
         try:
@@ -124,25 +131,19 @@ class FileLoader(Loader):
                 "memory; the same command goes on, --workers 0 reads in the run's own process"
             ) from error
 
-    def _to_device(self, decoded: Tensor | str) -> Tensor:
+    def _normalise(
+        self, decoded: Tensor | str, changes: Sequence[Change], part: slice, images_BHWC: Tensor
+    ) -> None:
+        """Write a portion as it is given to the network, a row of an image at a time."""
         if isinstance(decoded, str):
             raise DataError(decoded)
-        return decoded.to(self.labels.device, non_blocking=True)
-
-    def _images(self, pixels_BHWC: Tensor, views: Views, batch: slice) -> Tensor:
-        mirrored_B = views.mirrored_N[batch]
-        # whole bytes are mirrored, a row at a time is scaled: few passes over the floats
-        pixels_BHWC = torch.where(mirrored_B[:, None, None, None], pixels_BHWC.flip(2), pixels_BHWC)
-        rows = pixels_BHWC.flatten(2).float()
-        if views.changes:
-            images_BCHW = rows.div_(255).view(pixels_BHWC.shape).permute(0, 3, 1, 2)
-            for change in views.changes:
-                images_BCHW = change(images_BCHW, batch)
-            rows = images_BCHW.permute(0, 2, 3, 1).reshape(rows.shape).mul(255)
-        width = pixels_BHWC.shape[2]
-        rows.mul_(self.factor_C.repeat(width)).add_(self.offset_C.repeat(width))
-        images_BCHW = rows.view(pixels_BHWC.shape).permute(0, 3, 1, 2)
-        return images_BCHW if self.channels_last else images_BCHW.contiguous()
+        images_BHWC.copy_(decoded, non_blocking=True)
+        if changes:
+            images_BCHW = images_BHWC.div_(255).permute(0, 3, 1, 2)
+            for change in changes:
+                images_BCHW = change(images_BCHW, part)
+            torch.mul(images_BCHW.permute(0, 2, 3, 1), 255, out=images_BHWC)
+        images_BHWC.flatten(2).mul_(self.factor).add_(self.offset)
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,8 @@ class _Portion:
     window: Window
     seed: int
     place: int
-    index_N: np.ndarray[Any, np.dtype[np.int64]]
+    index_N: NDArray[np.int64]
+    mirrored_N: NDArray[np.bool_]
 
 
 class _Portions:
@@ -185,7 +187,7 @@ class _Images(Dataset[Tensor | str]):
                 if worker := get_worker_info():
                     self.at_work[worker.id] = torch.tensor([os.getpid(), int(index)])
                 draw = np.random.Generator(np.random.Philox(key=[portion.seed, portion.place + i]))
-                decoded[i] = pixels(
+                shown = pixels(
                     self.split.reader,
                     int(index),
                     portion.window,
@@ -193,9 +195,16 @@ class _Images(Dataset[Tensor | str]):
                     draw=draw,
                     is_scaled=self.split.is_scaled,
                 )
+                decoded[i] = shown[:, ::-1] if portion.mirrored_N[i] else shown
         except DataError as error:
             return str(error)
         return torch.from_numpy(decoded)
+
+
+def _parts(batch: slice) -> list[slice]:
+    """The portions of a batch."""
+    first = range(batch.start, batch.stop, PORTION)
+    return [slice(at, min(at + PORTION, batch.stop)) for at in first]
 
 
 def _leave_interrupts_to_the_main_process(_: int) -> None:

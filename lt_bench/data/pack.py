@@ -5,19 +5,28 @@ its split, canonical path, label, size and bytes. It grows under another name, a
 time, and appears under its own when it is complete; what an interrupted `data pack` left is used.
 """
 
-import functools
 import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any, Literal
 
+import numpy as np
 from PIL import Image
 
-from lt_bench.data.images import Reader, refuse_huge, to_rgb, unreadable_as, with_short_side
+from lt_bench.data.images import (
+    Decoded,
+    EncodedImage,
+    Reader,
+    Stored,
+    resized,
+    unreadable_as,
+    with_short_side,
+)
 from lt_bench.data.lists import Item
 from lt_bench.data.types import ImageFiles, LongTailData, Report
 from lt_bench.errors import DataError
@@ -43,13 +52,15 @@ class PackReader:
     def name(self, index: int) -> str:
         return f"{self.path}, {_opened(self.path)['path'][self.rows[index]]}"
 
-    def open(self, index: int) -> Image.Image:
+    def open(self, index: int) -> Stored:
         pack, row = _opened(self.path), self.rows[index]
         stored = pack["image"][row].as_buffer()
-        width, height = pack["width"][row].as_py(), pack["height"][row].as_py()
-        if pack.schema.metadata[b"format"] == b"uint8":
-            return Image.frombuffer("RGB", (width, height), stored, "raw", "RGB", 0, 1)
-        return Image.open(io.BytesIO(stored))
+        if not len(stored):
+            raise ValueError("it was not when it was packed")
+        if pack.schema.metadata[b"format"] == b"jpeg":
+            return EncodedImage(stored)
+        shape = (pack["height"][row].as_py(), pack["width"][row].as_py(), 3)
+        return Decoded(np.frombuffer(stored, dtype=np.uint8).reshape(shape))
 
     def num_bytes(self, index: int) -> int:
         return len(_opened(self.path)["image"][self.rows[index]].as_buffer())
@@ -134,6 +145,7 @@ def write_pack(
     *,
     form: Format,
     workers: int,
+    on_bad_image: str = "stop",
     on_packed: OnPacked = lambda number: None,
 ) -> Report:
     """Pack all splits of `data`, going on from what an interrupted run left.
@@ -142,6 +154,8 @@ def write_pack(
     the short side is 8/7 of the size at which they are seen.
 
     Args:
+        on_bad_image: "stop" at one that cannot be read, or "skip" it: its row stays empty, so
+            that the pack holds what is listed, and a run over it stops or skips in its turn.
         on_packed: called with the number of images packed since the last call.
 
     Raises:
@@ -172,8 +186,9 @@ def write_pack(
         file.seek(0, os.SEEK_END)
         if not done:
             file.write(schema.serialize())
+        encode = partial(_encode, short=short, form=form, is_skipped=on_bad_image == "skip")
         for entries in _batches(files, done):
-            encoded = pool.map(lambda e: _encode(files[e[0]].reader, e[1], short, form), entries)
+            encoded = pool.map(lambda entry: encode(files[entry[0]].reader, entry[1]), entries)
             _append(file, _rows(schema, files, entries, list(encoded)))
             on_packed(len(entries))
         _append(file, END_OF_STREAM)
@@ -181,9 +196,15 @@ def write_pack(
     _opened.cache_clear()
     size = path.stat().st_size / 1e6
     began = f", {done:,} of them by an earlier run" if done else ""
-    return Report(
-        (f"{path}: {said['images']:,} images{began}, {size:,.1f} MB, {_describe(said)}",), ok=True
-    )
+    lines = [f"{path}: {said['images']:,} images{began}, {size:,.1f} MB, {_describe(said)}"]
+    table = _opened(path)
+    left_out = [i for i, width in enumerate(table["width"].to_pylist()) if not width]
+    if left_out:
+        lines.append(
+            f"{len(left_out):,} not readable and left out, the first {table['path'][left_out[0]]}; "
+            "a run needs --on-bad-image skip"
+        )
+    return Report(tuple(lines), ok=True)
 
 
 def short_side(image_size: int) -> int:
@@ -209,23 +230,29 @@ def _describe(said: Mapping[str, Any]) -> str:
     return f"short side at most {said['short_side']}, {form}, from {said['source']}"
 
 
-def _encode(reader: Reader, index: int, short: int, form: Format) -> tuple[bytes, int, int]:
-    """An image as it is packed, its width and its height."""
-    with unreadable_as(reader, index), reader.open(index) as image:
-        refuse_huge(image)
-        size = with_short_side(*image.size, short)
-        is_small = min(image.size) <= short
-        if form == "jpeg" and is_small and image.format == "JPEG" and image.mode == "RGB":
-            image.load()  # refuses a damaged file
-            return reader.content(index), *image.size
-        rgb = to_rgb(image)
-        if not is_small:
-            rgb = rgb.resize(size, Image.Resampling.BILINEAR)
-        if form == "uint8":
-            return rgb.tobytes(), *rgb.size
-        stream = io.BytesIO()
-        rgb.save(stream, "JPEG", quality=QUALITY)
-        return stream.getvalue(), *rgb.size
+def _encode(
+    reader: Reader, index: int, *, short: int, form: Format, is_skipped: bool
+) -> tuple[bytes, int, int]:
+    """An image as it is packed, its width and its height; nothing if it cannot be read."""
+    try:
+        with unreadable_as(reader, index):
+            stored = reader.open(index)
+            pixels = stored.pixels()  # refuses a damaged file
+    except DataError:
+        if is_skipped:
+            return b"", 0, 0
+        raise
+    is_small = min(stored.size) <= short
+    if form == "jpeg" and is_small and stored.is_jpeg:
+        return reader.content(index), *stored.size
+    if not is_small:
+        pixels = resized(pixels, with_short_side(*stored.size, short))
+    height, width = pixels.shape[:2]
+    if form == "uint8":
+        return pixels.tobytes(), width, height
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=QUALITY)
+    return stream.getvalue(), width, height
 
 
 def _schema(said: Mapping[str, Any]) -> Any:
@@ -295,7 +322,7 @@ def _arrow() -> Any:
     return pyarrow
 
 
-@functools.lru_cache(maxsize=4)
+@lru_cache(maxsize=4)
 def _opened(path: Path) -> Any:
     """The rows of a pack, mapped into memory."""
     arrow = _arrow()
