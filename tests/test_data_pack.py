@@ -157,6 +157,36 @@ def test_a_damaged_image_stops_packing_and_is_named(tmp_path, mini_lists, capsys
     assert not list(tmp_path.glob("*.pack"))
 
 
+@pytest.mark.parametrize("form", ["jpeg", "uint8"])
+def test_a_damaged_image_is_left_out_of_a_pack_and_then_of_a_run(
+    form, tmp_path, mini_lists, capsys
+):
+    written = trees.write_tree("places_lt", trees.PLACES[0], tmp_path)
+    written[1].write_bytes(b"")
+    root = ["--data-root", str(tmp_path)]
+    skip = ["--on-bad-image", "skip"]
+    assert cli.main(["data", "pack", "places_lt", "--format", form, *root, *skip]) == 0
+    listed = written[1].relative_to(tmp_path).as_posix()
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"1 not readable and left out, the first {listed}; a run needs --on-bad-image skip"
+    )
+    command = ["train", "places_lt", "ce", *TINY, "data.layout=pack", *root]
+    command += ["--results", str(tmp_path / "results")]
+    assert cli.main(command) == 2
+    assert f"places_lt.pack, {listed}: not readable as an image: it was not when it was packed" in (
+        capsys.readouterr().err
+    )
+    assert cli.main([*command, *skip]) == 0
+    (path,) = (tmp_path / "results").glob("runs/*/record.json")
+    assert read(path).data.source.endswith(f"; 1 unreadable of train left out: {listed}")
+
+
+def test_skipping_bad_images_has_no_effect_on_other_actions(tmp_path, capsys):
+    command = ["data", "check", "folder", "--data-root", str(tmp_path), "--on-bad-image", "skip"]
+    assert cli.main(command) == 2
+    assert "--on-bad-image: has no effect on data check; leave it out" in capsys.readouterr().err
+
+
 def test_ones_own_folder_is_packed_and_checked(tmp_path, capsys):
     fill(tmp_path / "mine", {"Bär": 8, "b": 7})
     options = ["data.path=mine", "data.image_size=32", "--data-root", str(tmp_path)]

@@ -169,8 +169,9 @@ def _unpack(family: Family, path: Path) -> dict[str, bytes]:
                 if member.name in wanted and (file := archive.extractfile(member)) is not None:
                     held[wanted[member.name]] = file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        reason = str(error).partition(":\n")[0]  # then what each kind of compression says
         raise DataError(
-            f"{path}: not readable: {error}; fetch it again (md5 {family.archive_md5})"
+            f"{path}: not readable: {reason}; fetch it again (md5 {family.archive_md5})"
         ) from error
     return held
 
