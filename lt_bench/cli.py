@@ -29,6 +29,9 @@ FAILED_RUN, INTERRUPTED = 1, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 2 for a user's mistake, 1 failed, 130 interrupted."""
+    # torch's switch for large pages, read when it is loaded and first allocates: without them a
+    # fresh batch on the CPU costs as much as all that is done to it
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     argv = list(sys.argv[1:] if argv is None else argv)
     overview = Parser(
         prog="run.py",

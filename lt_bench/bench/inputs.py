@@ -33,11 +33,15 @@ def inputs(where: Runtime, *, rounds: int = 7, images: int = 128, batches: int =
     has_packs = importlib.util.find_spec("pyarrow") is not None
     with TemporaryDirectory() as name:
         data = photos(Path(name), images)
-        contenders = {"conventional": _conventional(data, where)}
         assert isinstance(data.train, ImageFiles)
-        contenders["files"] = _ours(data.train, where)
+        sources = {"files": data.train}
         for form in PACKS if has_packs else ():
-            contenders[f"{form} pack"] = _ours(_packed(data, Path(name), form), where)
+            sources[f"{form} pack"] = _packed(data, Path(name), form)
+        contenders = {"conventional": _conventional(data, where)}
+        for source, split in sources.items():
+            contenders[source] = _ours(split, where)
+            if source != "uint8 pack":
+                contenders[f"{source}, decoded"] = _decoded(split)
         with one_thread():
             taken = side_by_side(contenders, rounds=rounds, device=where.device)
     rate = {source: [images / s for s in series] for source, series in taken.items()}
@@ -51,10 +55,11 @@ def inputs(where: Runtime, *, rounds: int = 7, images: int = 128, batches: int =
             "rate",
             rate[source],
             conventional=rate["conventional"],
+            limit=rate.get(f"{source}, decoded"),
             goal=GOALS[source],
             unit="images/s",
         )
-        for source in list(rate)[1:]
+        for source in sources
     ]
     rows.append(
         Row.of(
@@ -66,10 +71,12 @@ def inputs(where: Runtime, *, rounds: int = 7, images: int = 128, batches: int =
             unit="images/s",
         )
     )
+    decoder = "simplejpeg" if importlib.util.find_spec("simplejpeg") else "Pillow"
     without = "" if has_packs else "; packs left out: pyarrow is not installed"
     return Result(
         f"one core, {images} photos made up here, random-resized crop to 224, flip, normalise; "
-        f"conventional: Pillow and torchvision from the files{without}",
+        f"conventional: Pillow and torchvision from the files; limit: {decoder} decodes and no "
+        f"more is done{without}",
         rows,
     )
 
@@ -125,6 +132,10 @@ def _ours(split: ImageFiles, where: Runtime) -> Callable[[], object]:
     )
     order_N = torch.randperm(len(split))
     return lambda: pass_through(loader.epoch(order_N, torch.Generator(where.device)))
+
+
+def _decoded(split: ImageFiles) -> Callable[[], object]:
+    return lambda: pass_through(split.reader.open(i).pixels() for i in range(len(split)))
 
 
 def _conventional(data: LongTailData, where: Runtime) -> Callable[[], object]:

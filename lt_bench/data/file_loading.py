@@ -181,7 +181,8 @@ class _Images(Dataset[Tensor | str]):
 
     def __getitem__(self, portion: _Portion) -> Tensor | str:
         size = self.split.size
-        decoded = np.empty((len(portion.index_N), size, size, 3), dtype=np.uint8)
+        shape = (len(portion.index_N), 3, size, size)
+        decoded_BCHW = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
         try:
             for i, index in enumerate(portion.index_N):
                 if worker := get_worker_info():
@@ -195,10 +196,11 @@ class _Images(Dataset[Tensor | str]):
                     draw=draw,
                     is_scaled=self.split.is_scaled,
                 )
-                decoded[i] = shown[:, ::-1] if portion.mirrored_N[i] else shown
+                shown_1CHW = torch.from_numpy(shown)[None].permute(0, 3, 1, 2)
+                decoded_BCHW[i] = (shown_1CHW.flip(3) if portion.mirrored_N[i] else shown_1CHW)[0]
         except DataError as error:
             return str(error)
-        return torch.from_numpy(decoded)
+        return decoded_BCHW.permute(0, 2, 3, 1)
 
 
 def _parts(batch: slice) -> list[slice]:

@@ -104,7 +104,8 @@ class EncodedImage:
             self.image.draft(None, at_least)
         elif simplejpeg and self.is_jpeg:
             with suppress(ValueError):  # refused: Pillow reads it, or says what is wrong
-                return simplejpeg.decode_jpeg(self.content, "RGB")
+                decoded: Pixels = simplejpeg.decode_jpeg(self.content, "RGB")
+                return decoded
         return np.array(to_rgb(self.image))
 
 
