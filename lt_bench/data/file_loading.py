@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from lt_bench.config import Spec, build
+from lt_bench.config import Spec
 from lt_bench.data.images import CentreWindow, Window, pixels
 from lt_bench.data.loading import Batches, Loader
-from lt_bench.data.transforms import TRANSFORMS, Change, Transform, Views
+from lt_bench.data.transforms import Views
 from lt_bench.data.types import ImageFiles
 from lt_bench.errors import ConfigError, DataError, RunError
-from lt_bench.runtime import share_of_rank
 
 # Images handed over at a time: small enough that all workers share a batch.
 PORTION = 32
@@ -37,21 +36,10 @@ class FileLoader(Loader):
     """Gives the batches of a split whose images are read from files as they are needed."""
 
     def __init__(
-        self,
-        split: ImageFiles,
-        *,
-        batch_size: int,
-        augment: tuple[Spec, ...],
-        mean: Sequence[float],
-        std: Sequence[float],
-        device: torch.device | str,
-        channels_last: bool = False,
-        workers: int = 0,
+        self, split: ImageFiles, *, augment: tuple[Spec, ...], workers: int = 0, **options: Any
     ) -> None:
-        device = torch.device(device)
-        super().__init__(split.labels.to(device), batch_size)
-        self.channels_last = channels_last
-        self.augment: list[Transform] = [build("augment", s, TRANSFORMS) for s in augment]
+        super().__init__(split.labels, split.size, augment=augment, **options)
+        self.size = split.size
         self.window: Window = CentreWindow()
         for spec, transform in zip(augment, self.augment, strict=True):
             if transform.margin:
@@ -60,11 +48,6 @@ class FileLoader(Loader):
                     "'random_resized_crop'"
                 )
             self.window = transform.window or self.window
-        # (pixel / 255 - mean) / std as one multiplication and one addition of a row
-        std_C = torch.tensor(std, device=device)
-        self.size = split.size
-        self.factor = (1 / (255 * std_C)).repeat(self.size)
-        self.offset = (-torch.tensor(mean, device=device) / std_C).repeat(self.size)
         self.portions = _Portions()
         # which process is at which image, said by the workers themselves
         self.at_work = torch.full((workers, 2), -1)
@@ -76,7 +59,7 @@ class FileLoader(Loader):
             sampler=self.portions,
             num_workers=workers,
             collate_fn=_as_it_is,
-            pin_memory=device.type == "cuda",
+            pin_memory=self.labels.device.type == "cuda",
             prefetch_factor=PORTIONS_AHEAD if workers else None,
             # those of an evaluation end with it, those of the training loader serve every epoch
             persistent_workers=workers > 0 and bool(self.augment),
@@ -84,26 +67,14 @@ class FileLoader(Loader):
             generator=torch.Generator(),  # its draws are not taken from anybody else's stream
         )
 
-    def epoch(self, order_N: Tensor, generator: torch.Generator, *, skip: int = 0) -> Batches:
-        views = Views.plain(len(order_N), self.labels.device)
-        for transform in self.augment:
-            transform(views, generator)
-        seed = generator.initial_seed()
-        mine = [share_of_rank(batch) for batch in self.slices(len(order_N), skip)]
-        return self._batches(order_N.cpu(), views, mine, self.window, seed)
-
-    def plain(self) -> Batches:
-        order_N = torch.arange(len(self.labels))
-        views = Views.plain(len(order_N), self.labels.device)
-        return self._batches(order_N, views, self.slices(len(order_N)), CentreWindow(), seed=0)
-
     def _batches(
-        self, order_N: Tensor, views: Views, batches: Sequence[slice], window: Window, seed: int
+        self, order_N: Tensor, views: Views, batches: Sequence[slice], seed: int | None
     ) -> Batches:
         label_N = self.labels[order_N.to(self.labels.device)]
-        index_N, mirrored_N = order_N.numpy(), views.mirrored_N.cpu().numpy()
+        index_N, mirrored_N = order_N.cpu().numpy(), views.mirrored_N.cpu().numpy()
+        window = CentreWindow() if seed is None else self.window
         self.portions.now = [
-            _Portion(window, seed, part.start, index_N[part], mirrored_N[part])
+            _Portion(window, seed or 0, part.start, index_N[part], mirrored_N[part])
             for batch in batches
             for part in _parts(batch)
         ]
@@ -113,13 +84,13 @@ class FileLoader(Loader):
             images_BHWC = torch.empty(shape, device=label_N.device)
             for part in _parts(batch):
                 images = images_BHWC[part.start - batch.start : part.stop - batch.start]
-                self._normalise(self._next(decoded), views.changes, part, images)
-            images_BCHW = images_BHWC.permute(0, 3, 1, 2)
-            yield images_BCHW if self.channels_last else images_BCHW.contiguous(), label_N[batch]
+                images.copy_(self._next(decoded), non_blocking=True)
+                self._normalise(images, views.changes, part)
+            yield self._given(images_BHWC), label_N[batch]
 
-    def _next(self, decoded: Iterator[Tensor | str]) -> Tensor | str:
+    def _next(self, decoded: Iterator[Tensor | str]) -> Tensor:
         try:
-            return next(decoded)
+            portion = next(decoded)
         except RuntimeError as error:  # torch's word for a worker that is gone
             at = dict(self.at_work.tolist())
             gone = [int(number) for number in re.findall(r"\d+", str(error))]
@@ -130,20 +101,9 @@ class FileLoader(Loader):
                 f"{', '.join(images)}: the process that reads images ended here, killed or out of "
                 "memory; the same command goes on, --workers 0 reads in the run's own process"
             ) from error
-
-    def _normalise(
-        self, decoded: Tensor | str, changes: Sequence[Change], part: slice, images_BHWC: Tensor
-    ) -> None:
-        """Write a portion as it is given to the network, a row of an image at a time."""
-        if isinstance(decoded, str):
-            raise DataError(decoded)
-        images_BHWC.copy_(decoded, non_blocking=True)
-        if changes:
-            images_BCHW = images_BHWC.div_(255).permute(0, 3, 1, 2)
-            for change in changes:
-                images_BCHW = change(images_BCHW, part)
-            torch.mul(images_BCHW.permute(0, 2, 3, 1), 255, out=images_BHWC)
-        images_BHWC.flatten(2).mul_(self.factor).add_(self.offset)
+        if isinstance(portion, str):
+            raise DataError(portion)
+        return portion
 
 
 @dataclass(frozen=True)

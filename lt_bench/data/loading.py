@@ -1,10 +1,11 @@
-"""Batches of a split that lives on the device: one gather crops and flips, nothing waits.
+"""Batches; those of a split that lives on the device: one gather crops and flips, nothing waits.
 
 Shape suffixes: N images, B batch, H height, W width, C channels.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +20,35 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 class Loader(ABC):
-    """Gives the normalised images of a split and their labels, on the device, batch by batch."""
+    """Gives the normalised images of a split and their labels, on the device, batch by batch.
 
-    def __init__(self, labels: Tensor, batch_size: int) -> None:
-        self.labels = labels
+    Args:
+        labels: of the split, on the CPU.
+        width: of an image as the network sees it, in pixels.
+        channels_last: how the images of a batch lie in memory.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        width: int,
+        *,
+        batch_size: int,
+        augment: tuple[Spec, ...],
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device | str,
+        channels_last: bool = False,
+    ) -> None:
+        self.labels = labels.to(device)
         self.batch_size = batch_size
+        self.augment: list[Transform] = [build("augment", s, TRANSFORMS) for s in augment]
+        self.channels_last = channels_last
+        # (pixel / 255 - mean) / std of a row of pixels as one multiplication and one addition
+        deviation_C = torch.tensor(std, dtype=torch.float64)
+        self.factor = (1 / (255 * deviation_C)).float().repeat(width).to(device)
+        offset_C = -torch.tensor(mean, dtype=torch.float64) / deviation_C
+        self.offset = offset_C.float().repeat(width).to(device)
 
     def __len__(self) -> int:
         """Batches per epoch; the last one may be smaller."""
@@ -34,7 +59,6 @@ class Loader(ABC):
         first = range(skip * self.batch_size, total, self.batch_size)
         return [slice(at, min(at + self.batch_size, total)) for at in first]
 
-    @abstractmethod
     def epoch(self, order_N: Tensor, generator: torch.Generator, *, skip: int = 0) -> Batches:
         """Augmented training batches in the given order.
 
@@ -43,10 +67,36 @@ class Loader(ABC):
             generator: on the loader's device.
             skip: batches to leave out at the beginning, the others being as they would be.
         """
+        views = Views.plain(len(order_N), self.labels.device)
+        for transform in self.augment:
+            transform(views, generator)
+        mine = [share_of_rank(batch) for batch in self.slices(len(order_N), skip)]
+        return self._batches(order_N, views, mine, generator.initial_seed())
 
-    @abstractmethod
     def plain(self) -> Batches:
         """The batches of an evaluation: every image once, in list order, as it is."""
+        order_N = torch.arange(len(self.labels))
+        views = Views.plain(len(order_N), self.labels.device)
+        return self._batches(order_N, views, self.slices(len(order_N)), None)
+
+    @abstractmethod
+    def _batches(
+        self, order_N: Tensor, views: Views, batches: Sequence[slice], seed: int | None
+    ) -> Batches:
+        """These parts of an epoch; `seed` is the epoch's, None in an evaluation."""
+
+    def _normalise(self, images_BHWC: Tensor, changes: Sequence[Change], part: slice) -> None:
+        """Change and normalise pixels of 0..255 in place; `part` is where they are in the epoch."""
+        if changes:
+            images_BCHW = images_BHWC.div_(255).permute(0, 3, 1, 2)
+            for change in changes:
+                images_BCHW = change(images_BCHW, part)
+            images_BHWC.copy_(images_BCHW.permute(0, 2, 3, 1)).mul_(255)
+        images_BHWC.flatten(2).mul_(self.factor).add_(self.offset)
+
+    def _given(self, images_BHWC: Tensor) -> Tensor:
+        images_BCHW = images_BHWC.permute(0, 3, 1, 2)
+        return images_BCHW if self.channels_last else images_BCHW.contiguous()
 
 
 class ResidentLoader(Loader):
@@ -57,22 +107,9 @@ class ResidentLoader(Loader):
     neighbouring bytes: a batch is one gather of B * H such runs out of all that overlap.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        *,
-        batch_size: int,
-        augment: tuple[Spec, ...],
-        mean: Sequence[float],
-        std: Sequence[float],
-        device: torch.device | str,
-        channels_last: bool = False,
-    ) -> None:
-        device = torch.device(device)
-        super().__init__(split.labels.to(device), batch_size)
-        self.channels, self.height, self.width = split.images.shape[1:]
-        self.channels_last = channels_last
-        self.augment: list[Transform] = [build("augment", s, TRANSFORMS) for s in augment]
+    def __init__(self, split: Split, *, augment: tuple[Spec, ...], **options: Any) -> None:
+        channels, self.height, self.width = split.images.shape[1:]
+        super().__init__(split.labels, self.width, augment=augment, **options)
         for spec, transform in zip(augment, self.augment, strict=True):
             if transform.window is not None:
                 raise ConfigError(
@@ -83,52 +120,27 @@ class ResidentLoader(Loader):
         self.padded_width = self.width + 2 * self.margin
         self.padded_area = self.padded_width * (self.height + 2 * self.margin)
 
+        device = self.labels.device
         mirrors = any(transform.mirrors for transform in self.augment)
         pixels = pad(split.images, self.margin, with_mirrored=mirrors).to(device).view(-1)
-        run = self.width * self.channels
-        num_runs = (pixels.numel() - run) // self.channels + 1
-        self.runs = pixels.as_strided((num_runs, run), (self.channels, 1))
+        run = self.width * channels
+        num_runs = (pixels.numel() - run) // channels + 1
+        self.runs = pixels.as_strided((num_runs, run), (channels, 1))
         self.row_H = torch.arange(self.height, device=device) * self.padded_width
-        # (pixel / 255 - mean) / std of a run as one multiplication and one addition
-        deviation_C = torch.tensor(std, dtype=torch.float64)
-        self.factor = (1 / (255 * deviation_C)).float().repeat(self.width).to(device)
-        offset_C = -torch.tensor(mean, dtype=torch.float64) / deviation_C
-        self.offset = offset_C.float().repeat(self.width).to(device)
 
-    def epoch(self, order_N: Tensor, generator: torch.Generator, *, skip: int = 0) -> Batches:
+    def _batches(
+        self, order_N: Tensor, views: Views, batches: Sequence[slice], seed: int | None
+    ) -> Batches:
         order_N = order_N.to(self.labels.device, non_blocking=True)
-        views = Views.plain(len(order_N), self.labels.device)
-        for transform in self.augment:
-            transform(views, generator)
-        mine = map(share_of_rank, self.slices(len(order_N), skip))
-        return self._batches(order_N, views, mine)
-
-    def plain(self) -> Batches:
-        order_N = torch.arange(len(self.labels), device=self.labels.device)
-        views = Views.plain(len(order_N), self.labels.device)
-        return self._batches(order_N, views, self.slices(len(order_N)))
-
-    def _batches(self, order_N: Tensor, views: Views, batches: Iterable[slice]) -> Batches:
         copy_N = views.mirrored_N * len(self.labels) + order_N
         start_N = copy_N * self.padded_area + (self.margin - views.right_N)
         start_N += (self.margin - views.down_N) * self.padded_width
         for batch in batches:
-            yield self._images(start_N[batch], views.changes, batch), self.labels[order_N[batch]]
-
-    def _images(self, start_B: Tensor, changes: Sequence[Change], batch: slice) -> Tensor:
-        run_BH = start_B[:, None] + self.row_H
-        run = self.runs.index_select(0, run_BH.view(-1)).float()
-        if changes:
-            images_BCHW = self._as_images(run.div_(255), len(start_B))
-            for change in changes:
-                images_BCHW = change(images_BCHW, batch)
-            run = images_BCHW.permute(0, 2, 3, 1).reshape(run.shape).mul_(255)
-        images_BCHW = self._as_images(run.mul_(self.factor).add_(self.offset), len(start_B))
-        return images_BCHW if self.channels_last else images_BCHW.contiguous()
-
-    def _as_images(self, runs: Tensor, num_images: int) -> Tensor:
-        images_BHWC = runs.view(num_images, self.height, self.width, self.channels)
-        return images_BHWC.permute(0, 3, 1, 2)
+            run_BH = start_N[batch, None] + self.row_H
+            runs = self.runs.index_select(0, run_BH.view(-1)).float()
+            images_BHWC = runs.view(len(run_BH), self.height, self.width, -1)
+            self._normalise(images_BHWC, views.changes, batch)
+            yield self._given(images_BHWC), self.labels[order_N[batch]]
 
 
 def pad(images_NCHW: Tensor, margin: int, *, with_mirrored: bool) -> Tensor:
