@@ -55,12 +55,9 @@ def without_unreadable(
     Raises:
         DataError: a class loses its last training image.
     """
-    splits = {"train": data.train, "val": data.val, "test": data.test}
     kept: dict[str, ImageFiles] = {}
     said = ""
-    for name, split in splits.items():
-        if not isinstance(split, ImageFiles):
-            continue
+    for name, split in data.files.items():
         bad = unreadable(split.reader, workers=workers, on_tried=on_tried)
         if bad:
             kept[name] = split.only([i for i in range(len(split)) if i not in bad])

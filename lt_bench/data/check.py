@@ -64,7 +64,7 @@ def _findings(spec: Spec, root: Path | None) -> Iterator[str]:
     data: LongTailData = build("data", spec, DATASETS, root)
     yield f"found: {data.source}"
     yield from _splits(data)
-    yield from _same_content(_files(data))
+    yield from _same_content(data.files)
 
 
 def _official(benchmark: Benchmark, root: Path | None) -> Iterator[str]:
@@ -89,11 +89,6 @@ def _official(benchmark: Benchmark, root: Path | None) -> Iterator[str]:
         for place in ("", *benchmark.places):
             if (root / place / archive.name).is_file():
                 yield f"there: {Path(place) / archive.name}; unpack it unless that is done"
-
-
-def _files(data: LongTailData) -> dict[str, ImageFiles]:
-    splits = {"train": data.train, "val": data.val, "test": data.test}
-    return {name: split for name, split in splits.items() if isinstance(split, ImageFiles)}
 
 
 def _same_content(splits: Mapping[str, ImageFiles]) -> Iterator[str]:
@@ -122,9 +117,9 @@ def _same_content(splits: Mapping[str, ImageFiles]) -> Iterator[str]:
 
 def _decoded(data: LongTailData, workers: int, on_tried: OnTried) -> Iterator[str]:
     problems: list[str] = []
-    if not (files := _files(data)):
+    if not data.files:
         raise DataError(f"--decode: has no effect on {data.name}, whose images are all read anyway")
-    for name, split in files.items():
+    for name, split in data.files.items():
         bad = unreadable(split.reader, workers=workers, on_tried=on_tried)
         problems += bad.values()
         yield f"{name}: all {len(split):,} images tried, {len(bad):,} not readable"

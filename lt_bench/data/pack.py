@@ -161,9 +161,7 @@ def write_pack(
     Raises:
         DataError: an image cannot be read; everything packed so far is kept.
     """
-    splits = {"train": data.train, "val": data.val, "test": data.test}
-    files = {name: split for name, split in splits.items() if isinstance(split, ImageFiles)}
-    if not files:
+    if not (files := data.files):
         raise DataError(f"{data.name}: its images are kept in memory; there is nothing to pack")
     short = short_side(files["train"].size)
     said = {

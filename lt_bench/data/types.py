@@ -78,3 +78,9 @@ class LongTailData:
     @property
     def num_classes(self) -> int:
         return len(self.class_counts)
+
+    @property
+    def files(self) -> dict[str, ImageFiles]:
+        """The splits that are read from files, by name."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: split for name, split in splits.items() if isinstance(split, ImageFiles)}
