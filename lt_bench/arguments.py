@@ -120,8 +120,15 @@ def _table(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--check", action="store_true", help="fail where a table has drifted")
-    parser.add_argument("--published", action="store_true", help="print ours beside published")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--check", action="store_true", help="fail where a table has drifted")
+    instead.add_argument("--published", action="store_true", help="print ours beside published")
+    instead.add_argument(
+        "--tensorboard",
+        metavar="DIR",
+        type=Path,
+        help="write the curves of every run, finished or in progress, for TensorBoard",
+    )
     _add_results(parser)
 
 

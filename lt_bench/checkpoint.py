@@ -27,7 +27,10 @@ State = dict[str, Any]
 
 PACKAGE = Path(__file__).parent
 # Modules that print what a record says; any other may decide its numbers.
-PRESENTING = ("bench", "cli", "figures", "intervals", "page", "published", "render", "report")
+PRESENTING = (
+    *("bench", "cli", "event_files", "figures", "intervals", "page", "published", "render"),
+    "report",
+)
 ECHO_SECONDS = 1.0
 
 

@@ -124,6 +124,11 @@ def table(arguments: argparse.Namespace) -> int:
 
 def rebuild(arguments: argparse.Namespace) -> int:
     """rebuild every table, figure and the page from the records, or check them"""
+    if arguments.tensorboard:
+        from lt_bench.event_files import write_event_files
+
+        print(*write_event_files(arguments.results, arguments.tensorboard), sep="\n")
+        return 0
     from lt_bench import figures, page, published, report
 
     results = report.read_results(arguments.results)
