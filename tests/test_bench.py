@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +10,13 @@ import pytest
 import torch
 
 from lt_bench import cli, compiled
-from lt_bench.bench import conventional
+from lt_bench.bench import conventional, memory
 from lt_bench.bench.arrays import our_scores
 from lt_bench.bench.measure import Result, Row, side_by_side, table
 from lt_bench.bench.suite import BENCHMARKS, run
 from lt_bench.evaluate import evaluate
 from lt_bench.losses import LOSSES
-from lt_bench.runtime import Runtime
+from lt_bench.runtime import Runtime, usable_cores
 
 WHERE = Runtime(torch.device("cpu"), "bf16")
 SMALL = {
@@ -26,6 +27,10 @@ SMALL = {
     "eval": {"rounds": 2, "images": 200, "depth": 8},
     "metrics": {"rounds": 2, "images": 60, "num_classes": 20},
     "startup": {"rounds": 1},
+    "memory": {
+        "cifar": ["backbone.depth=8"],
+        "jpeg": ["backbone.model=resnet10t", "data.image_size=64"],
+    },
 }
 ROWS = {
     "step": [
@@ -58,6 +63,11 @@ ROWS = {
         ("run.py --help", "value"),
         ("run.py report, no records", "value"),
         ("import lt_bench.experiment beside import torch", "cost"),
+    ],
+    "memory": [
+        ("CIFAR run", "value"),
+        ("JPEG run", "value"),
+        (f"JPEG run and its {usable_cores()} workers", "value"),
     ],
 }
 
@@ -234,3 +244,21 @@ def test_the_verb_runs_all_or_the_named_and_refuses_others(quick, tmp_path, caps
     assert cli.main(["bench", "losses", "--compile"]) == 2
     error = capsys.readouterr().err
     assert error == "--compile: has an effect on bench step alone; leave it out\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_the_peak_of_a_process_and_of_those_it_starts():
+    def takes(mib):
+        return f"held = b'1' * ({mib} * 2**20); del held; import time; time.sleep(0.5)"
+
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {takes(100)!r}]); "
+    alone, together = memory._peaks("-c", child + takes(200))
+    assert 200 < alone < 260
+    # of the two, one after the other, the larger; the child ended before its parent's own peak
+    assert alone <= together < 260
+    both = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {takes(100)!r}]); "
+    alone, together = memory._peaks("-c", both + takes(200) + "; p.wait()")
+    assert 200 < alone < 260
+    assert 300 < together < 380
+    with pytest.raises(RuntimeError, match="no such thing"):
+        memory._peaks("-c", "raise SystemExit('no such thing')")

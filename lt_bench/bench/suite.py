@@ -12,6 +12,7 @@ import torch
 from lt_bench.bench.arrays import losses, metrics
 from lt_bench.bench.inputs import inputs
 from lt_bench.bench.measure import Result, table
+from lt_bench.bench.memory import memory
 from lt_bench.bench.startup import startup
 from lt_bench.bench.training import augment, evaluation, step
 from lt_bench.errors import ConfigError
@@ -82,4 +83,5 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "eval": evaluation,
     "metrics": metrics,
     "startup": startup,
+    "memory": memory,
 }
