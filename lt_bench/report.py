@@ -259,12 +259,14 @@ def calibration(record: Record, runs: Runs) -> Scores:
 
 
 def cost(record: Record, runs: Runs) -> Scores:
-    """Seconds of a run, and with its parents'; parameters and memory."""
+    """Seconds of a run, and with its parents'; parameters, peak memory and energy."""
     return {
         "seconds": record.seconds,
         "seconds_with_parents": seconds_with_parents(record, runs),
         "parameters": record.num_parameters,
-        "peak_memory": record.peak_memory_bytes,
+        "gpu_memory": record.peak_memory_bytes,
+        "resident_memory": record.peak_resident_bytes,
+        "energy": record.energy_joules,
     }
 
 
@@ -359,7 +361,14 @@ COLUMNS: Mapping[str, Column] = {
     "seconds": Column("seconds", best=None),
     "seconds_with_parents": Column("seconds with parents", best=None),
     "parameters": Column("parameters (M)", factor=1e-6, decimals=2, best=None),
-    "peak_memory": Column("peak memory (MiB)", factor=2**-20, decimals=0, best=None),
+    "gpu_memory": Column("GPU memory (MiB)", factor=2**-20, decimals=0, best=None),
+    "resident_memory": Column("resident memory (MiB)", factor=2**-20, decimals=0, best=None),
+    "energy": Column(
+        "energy (kJ)",
+        factor=1e-3,
+        best=None,
+        about="of the GPU's board or the CPU's packages, where the driver counts it",
+    ),
 }
 
 # the reports whose differences also get an interval over test images

@@ -96,6 +96,8 @@ def make_record(
         ),
         num_parameters=460_000,
         peak_memory_bytes=2**28,
+        peak_resident_bytes=2**30,
+        energy_joules=5000.0,
         seconds=seconds,
         test=split_result(correct, total),
         history=tuple(

@@ -15,8 +15,8 @@ FLOORS = {
     **dict.fromkeys(["weighting", "compiled", "tables", "agreement", "event_files"], 3),
     **dict.fromkeys(["methods", "render", "drawing"], 4),
     **dict.fromkeys(["train", "evaluate", "published", "diagnostics", "overviews"], 5),
-    **dict.fromkeys(["experiment", "bench", "report"], 6),
-    **dict.fromkeys(["figures", "page", "running"], 7),
+    **dict.fromkeys(["experiment", "report"], 6),
+    **dict.fromkeys(["bench", "figures", "page", "running"], 7),
     "cli": 8,
 }
 # packages whose own modules may import one another, one way

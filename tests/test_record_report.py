@@ -649,7 +649,17 @@ def test_the_csv_holds_fractions_in_full(checkout, results):
         ),
         ("shifted", {"uniform": 0.6}),
         ("calibration", {"nll": -(24 * np.log(0.6) + 16 * np.log(0.4 / 3)) / 40}),
-        ("cost", {"seconds": 10.0, "seconds_with_parents": 10.0, "parameters": 460_000}),
+        (
+            "cost",
+            {
+                "seconds": 10.0,
+                "seconds_with_parents": 10.0,
+                "parameters": 460_000,
+                "gpu_memory": 2**28,
+                "resident_memory": 2**30,
+                "energy": 5000.0,
+            },
+        ),
     ],
 )
 def test_every_other_report(checkout, results, name, expected):
@@ -680,6 +690,17 @@ def test_lower_is_better_for_an_error(checkout, results):
     assert grid["CE"][0] == "**0.0** ± –"  # one seed, no interval: the best is marked
     assert grid["CB"][0] == "40.0 ± –"
     assert grid["CB"][4].startswith("**")  # the likelihood is better all the same
+
+
+def test_a_cost_that_was_not_measured_is_left_open(checkout, results):
+    (checkout / "table.toml").write_text(TABLE.replace("[0, 1]", "[0]") + 'report = "cost"')
+    fill_with(results)
+    run = report.cells("table")[1]
+    write(replace(make_record(run), energy_joules=None, peak_memory_bytes=None), results)
+    grid = rows(report.write_table("table", results))
+    assert grid["method"][3:6] == ["GPU memory (MiB)", "resident memory (MiB)", "energy (kJ)"]
+    assert grid["CE"][3:6] == ["256 ± –", "1,024 ± –", "5.0 ± –"]
+    assert grid["CB"][3:6] == ["–", "1,024 ± –", "–"]
 
 
 def test_cost_adds_the_parents(checkout, results):
