@@ -55,29 +55,17 @@ class PhotoFiles(Dataset[Item]):
 
 
 def photo_transform(size: int, mean: Sequence[float], std: Sequence[float]) -> Any:
-    return transforms.Compose(
-        [
-            transforms.RandomResizedCrop(size),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(mean, std),
-        ]
-    )
+    crop_and_flip = (transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip())
+    return plain_transform(mean, std, *crop_and_flip)
 
 
 def train_transform(size: int, mean: Sequence[float], std: Sequence[float]) -> Any:
-    return transforms.Compose(
-        [
-            transforms.RandomCrop(size, padding=4),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(mean, std),
-        ]
-    )
+    crop_and_flip = (transforms.RandomCrop(size, padding=4), transforms.RandomHorizontalFlip())
+    return plain_transform(mean, std, *crop_and_flip)
 
 
-def plain_transform(mean: Sequence[float], std: Sequence[float]) -> Any:
-    return transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
+def plain_transform(mean: Sequence[float], std: Sequence[float], *before: object) -> Any:
+    return transforms.Compose([*before, transforms.ToTensor(), transforms.Normalize(mean, std)])
 
 
 class AverageMeter:
@@ -93,6 +81,18 @@ class AverageMeter:
         self.mean = self.sum / self.count
 
 
+class Meters:
+    """The loss and both accuracies, each read back at every step."""
+
+    def __init__(self) -> None:
+        self.loss, self.top1, self.top5 = AverageMeter(), AverageMeter(), AverageMeter()
+
+    def update(self, loss: Tensor, logits: Tensor, target: Tensor) -> None:
+        first, fifth = topk_percent(logits, target, (1, 5))
+        for meter, value in ((self.loss, loss), (self.top1, first), (self.top5, fifth)):
+            meter.update(value.item(), len(target))
+
+
 def topk_percent(logits: Tensor, target: Tensor, ks: Sequence[int]) -> list[Tensor]:
     with torch.no_grad():
         ranked = logits.topk(max(ks), dim=1).indices.t()
@@ -106,21 +106,18 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     device: torch.device,
 ) -> float:
-    losses, top1, top5 = AverageMeter(), AverageMeter(), AverageMeter()
+    meters = Meters()
     model.train()
     for images, target in loader:
         images = images.to(device, non_blocking=True)
         target = target.to(device, non_blocking=True)
         logits = model(images)
         loss = F.cross_entropy(logits, target)
-        first, fifth = topk_percent(logits, target, (1, 5))
-        losses.update(loss.item(), len(images))
-        top1.update(first.item(), len(images))
-        top5.update(fifth.item(), len(images))
+        meters.update(loss, logits, target)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    return losses.mean
+    return meters.loss.mean
 
 
 def evaluate(
@@ -130,7 +127,7 @@ def evaluate(
     device: torch.device,
 ) -> NDArray[np.float64]:
     """The accuracy of each class."""
-    losses, top1, top5 = AverageMeter(), AverageMeter(), AverageMeter()
+    meters = Meters()
     all_predicted: list[int] = []
     all_targets: list[int] = []
     model.eval()
@@ -139,11 +136,7 @@ def evaluate(
             images = images.to(device, non_blocking=True)
             target = target.to(device, non_blocking=True)
             logits = model(images)
-            loss = F.cross_entropy(logits, target)
-            first, fifth = topk_percent(logits, target, (1, 5))
-            losses.update(loss.item(), len(images))
-            top1.update(first.item(), len(images))
-            top5.update(fifth.item(), len(images))
+            meters.update(F.cross_entropy(logits, target), logits, target)
             all_predicted.extend(logits.max(1).indices.cpu().numpy())
             all_targets.extend(target.cpu().numpy())
     matrix = confusion_matrix(all_targets, all_predicted, labels=range(num_classes))
