@@ -60,6 +60,7 @@ def test_losses_are_the_same_to_the_bit_with_any_number_of_workers(name, tmp_pat
     losses, predicted = set(), set()
     for workers in ("0", "1", "2"):
         record = train(name, tmp_path / "data", tmp_path / workers, "--workers", workers)
+        assert record.environment["workers"] == int(workers)
         losses.add(tuple(epoch.loss for epoch in record.history))
         predicted.add(record.test.labels_predicted)
     assert len(losses) == len(predicted) == 1
