@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, cast
@@ -30,7 +31,7 @@ CIFAR = ("cifar100_lt", "data={name='made_up'}", "sampler={name='first_steps'}",
 JPEG = ("folder", "backbone.model=resnet50", "optim.batch_size=64", "optim.epochs=1")
 JPEG_CLASSES, JPEG_PER_CLASS = 64, 2
 JPEG_SHAPE = (375, 500, 3)
-SECONDS_BETWEEN_LOOKS = 0.02
+SECONDS_BETWEEN_LOOKS = 0.05
 MIB = 2**20
 
 
@@ -70,13 +71,13 @@ def memory(
     ]
     return Result(
         "peak resident memory; CIFAR-100-LT in shape, ResNet-32, batch 128; 500x375 JPEG files at "
-        "224, ResNet-50, batch 64, what processes share counted in each; limit: import torch",
+        "224, ResNet-50, batch 64, what processes share counted once; limit: import torch",
         rows,
     )
 
 
 def _peaks(*arguments: str) -> tuple[float, float]:
-    """MiB of a Python process, and of it and those it started, at their most.
+    """MiB of a Python process at its most, and with what those that it started hold alone.
 
     Raises:
         RuntimeError: the process failed; the message is what it said.
@@ -91,9 +92,9 @@ def _peaks(*arguments: str) -> tuple[float, float]:
         )
         largest = total = 0
         while process.poll() is None:
-            peaks = _peaks_of_session(process.pid)
-            largest = max(largest, peaks.get(process.pid, 0))
-            total = max(total, sum(peaks.values()))
+            with suppress(OSError, UnicodeDecodeError):  # it ended in the meantime
+                largest = max(largest, _bytes(process.pid, "status", "VmHWM"))
+            total = max(total, largest + _private_in_session(process.pid))
             time.sleep(SECONDS_BETWEEN_LOOKS)
         if process.returncode:
             said.seek(0)
@@ -101,20 +102,23 @@ def _peaks(*arguments: str) -> tuple[float, float]:
     return largest / MIB, total / MIB
 
 
-def _peaks_of_session(session: int) -> dict[int, int]:
-    """The bytes that each process of a session has had resident at its most."""
-    peaks = {}
+def _private_in_session(session: int) -> int:
+    """The bytes that the processes of a session, its first one apart, share with no other."""
+    total = 0
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
+        with suppress(OSError, UnicodeDecodeError):
             # what follows the name, which may hold anything: state, parent, group, session
             fields = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-            if int(fields[3]) == session:
-                status = (folder / "status").read_text(encoding="utf-8").splitlines()
-                peak = next((line for line in status if line.startswith("VmHWM:")), "VmHWM: 0")
-                peaks[int(folder.name)] = 1024 * int(peak.split()[1])
-        except (OSError, UnicodeDecodeError):  # ended in the meantime
-            continue
-    return peaks
+            process = int(folder.name)
+            if int(fields[3]) == session != process:
+                total += _bytes(process, "smaps_rollup", "Private_Clean", "Private_Dirty")
+    return total
+
+
+def _bytes(process: int, file: str, *names: str) -> int:
+    lines = Path(f"/proc/{process}/{file}").read_text(encoding="utf-8").splitlines()
+    found = (line.split() for line in lines)
+    return sum(1024 * int(words[1]) for words in found if words[0].rstrip(":") in names)
 
 
 def _write_photos(root: Path) -> None:
