@@ -81,6 +81,9 @@ class Runtime:
         ):
             raise ConfigError(f"--device: {device!r} is not available here; use --device cpu")
         chosen = _join_ranks(chosen)
+        for flag, is_given in (("--compile", compiled), ("--jobs", jobs > 1)):
+            if world_size() > 1 and is_given:
+                raise ConfigError(f"{flag}: not with several ranks of one run; leave it out")
         if precision not in PRECISIONS:
             raise ConfigError(f"--precision: unknown {precision!r}; known: {', '.join(PRECISIONS)}")
         if precision == "auto":

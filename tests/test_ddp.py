@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from lt_bench import runtime
+from lt_bench import cli, runtime
 from lt_bench.config import ROOT, OptimConfig, Spec
 from lt_bench.data.file_loading import FileLoader
 from lt_bench.data.images import FolderReader
@@ -219,6 +219,14 @@ def test_one_run_on_two_ranks_is_one_record(tmp_path):
         "model.pt",
         "record.json",
     ]
+
+
+@pytest.mark.parametrize("flags", [["--compile"], ["--jobs", "2"]])
+def test_flags_for_one_rank_are_refused(flags, monkeypatch, capsys):
+    monkeypatch.setattr(runtime, "world_size", lambda: 2)
+    assert cli.main(["train", "digits_lt", "ce", "--device", "cpu", *flags]) == 2
+    said = capsys.readouterr().err
+    assert said == f"{flags[0]}: not with several ranks of one run; leave it out\n"
 
 
 def test_a_rank_without_two_images_of_every_batch_is_refused(tmp_path):
