@@ -134,7 +134,7 @@ class _Trained:
 def _train(
     config: RunConfig, where: Runtime, folder: Path, on_epoch: OnEpoch = lambda _: None
 ) -> _Trained:
-    usage = Usage(where.device, is_alone=world_size() == 1)
+    usage = Usage(where.device, is_alone=where.jobs == world_size() == 1)
     data = load_data(config.data, where.data_root)
     if where.on_bad_image == "skip":
         data = without_unreadable(data, workers=where.workers)

@@ -206,6 +206,13 @@ def test_a_stopped_run_counts_all_of_its_parts(packages, tmp_path):
     assert finished.energy_joules == pytest.approx(107)
 
 
+@pytest.mark.parametrize(("jobs", "joules"), [(1, 0.0), (2, None)])
+def test_runs_side_by_side_do_not_each_claim_the_energy_of_all(jobs, joules, packages, tmp_path):
+    config = prepare("digits_lt", "ce", ["optim.epochs=1"])
+    where = Runtime(CPU, "fp32", results=tmp_path / "results", jobs=jobs)
+    assert run(config, where).energy_joules == joules
+
+
 def test_a_record_says_what_the_run_took(tmp_path):
     finish(train_arguments("ce", tmp_path))
     found = record(run_folder("ce", tmp_path))
