@@ -208,8 +208,6 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
 
 def _refuse_without_compiler(device: torch.device) -> None:
     """Say so before a run begins, where torch.compile would only fail at its first step."""
-    if world_size() > 1:
-        raise ConfigError("--compile: does not work over several ranks; leave it out")
     if device.type == "cuda":
         from torch.utils._triton import has_triton
 
