@@ -223,7 +223,9 @@ def _work(connection: Connection, where: Runtime, threads: int, again: bool) -> 
     torch.set_num_threads(threads)
     where.set_up()
     with suppress(KeyboardInterrupt, EOFError, BrokenPipeError):
-        signal.signal(signal.SIGTERM, _interrupt)
+        # Training keeps its state first. Elsewhere nothing is lost, the lock goes with the process,
+        # and an exception could be swallowed, by an import or a destructor.
+        signal.signal(signal.SIGTERM, _leave)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_with_the_parent, daemon=True).start()
         while True:
@@ -235,11 +237,11 @@ def _work(connection: Connection, where: Runtime, threads: int, again: bool) -> 
             except Exception:  # it may not bear being sent, its traceback does
                 said = RuntimeError(f"in a process of its own:\n{traceback.format_exc()}")
             connection.send(said)
+    logging.disable()  # what libraries log at exit would find nobody listening
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+def _leave(number: int, frame: FrameType | None) -> None:
+    os._exit(128 + number)
 
 
 def _end_with_the_parent() -> None:
