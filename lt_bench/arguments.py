@@ -144,6 +144,16 @@ def _verify(parser: argparse.ArgumentParser) -> None:
     _add_machine(parser)
 
 
+def _predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_id", metavar="RUN_ID", help="a folder of results/runs, with model.pt")
+    parser.add_argument("path", metavar="PATH", type=Path, help="an image, or a folder of them")
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="write all predictions here")
+    _add_results(parser)
+    _add_device(parser)
+    _add_workers(parser)
+    _add_on_bad_image(parser)
+
+
 def _data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["check", "build", "pack"])
     parser.add_argument("recipe", metavar="RECIPE", help="a file of configs/, with :VARIANTs")
@@ -179,6 +189,7 @@ ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "table": _table,
     "report": _report,
     "verify": _verify,
+    "predict": _predict,
     "data": _data,
     "show": _add_experiment,
     "bench": _bench,

@@ -153,18 +153,10 @@ def verify(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from lt_bench.agreement import agreement
-    from lt_bench.config import with_seed
-    from lt_bench.experiment import prepare
+    from lt_bench.experiment import recorded
     from lt_bench.record import read, record_path
 
-    record = read(record_path(arguments.results, arguments.run_id))
-    overrides = tuple(record.config.get("overrides", ()))
-    config = with_seed(prepare(record.recipe, record.overlay, overrides), record.seed)
-    if config.run_id != record.run_id:
-        raise ConfigError(
-            f"{record.run_id}: its configuration has changed since and is now {config.run_id}; "
-            f"check out commit {record.environment.get('commit')}, or run it again"
-        )
+    record, config = recorded(arguments.run_id, arguments.results)
     if arguments.precision == "auto":
         arguments.precision = record.environment.get("precision", "auto")
     arguments.compile |= record.environment.get("compiled", False)
@@ -175,6 +167,20 @@ def verify(arguments: argparse.Namespace) -> int:
         found = agreement(record, read(record_path(where.results, config.run_id)))
     print(*found.lines, sep="\n")
     return 0 if found.within(arguments.tolerance) else FAILED_RUN
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    """have a finished model say what is on other images"""
+    from lt_bench import predictions
+    from lt_bench.files import write_text_whole
+
+    where = _runtime(arguments)
+    with _image_bar(is_shown=True) as seen:
+        found = predictions.predict(arguments.run_id, arguments.path, where, seen)
+    if arguments.csv:
+        write_text_whole(arguments.csv, predictions.as_csv(found))
+    print(*predictions.as_lines(found), sep="\n")
+    return 0
 
 
 def _with_parents(config: "RunConfig") -> "list[RunConfig]":
@@ -310,12 +316,10 @@ def show(arguments: argparse.Namespace) -> int:
 def bench(arguments: argparse.Namespace) -> int:
     """measure speed on this machine, beside loops in the field's usual style"""
     from lt_bench.bench.suite import run
-    from lt_bench.runtime import Runtime
 
     if arguments.compile and arguments.names and "step" not in arguments.names:
         raise ConfigError("--compile: has an effect on bench step alone; leave it out")
-    where = Runtime.choose(arguments.device, arguments.precision, compiled=arguments.compile)
-    run(arguments.names, where, arguments.json)
+    run(arguments.names, _runtime(arguments), arguments.json)
     return 0
 
 
@@ -450,20 +454,15 @@ def _existing(root: Path | None) -> Path | None:
 
 
 def _runtime(arguments: argparse.Namespace) -> "Runtime":
+    """The machine as the flags of a verb say; not every verb has all of them."""
+    from inspect import signature
+
     from lt_bench.runtime import Runtime
 
-    return Runtime.choose(
-        arguments.device,
-        arguments.precision,
-        _existing(arguments.data_root),
-        arguments.results,
-        arguments.deterministic,
-        arguments.workers,
-        arguments.on_bad_image,
-        arguments.checkpoint_seconds,
-        arguments.compile,
-        getattr(arguments, "jobs", 1),
-    )
+    settings = signature(Runtime.choose).parameters
+    given = {name: value for name, value in vars(arguments).items() if name in settings}
+    _existing(given.get("data_root"))
+    return Runtime.choose(**given, compiled=getattr(arguments, "compile", False))
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
@@ -471,6 +470,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "table": table,
     "report": rebuild,
     "verify": verify,
+    "predict": predict,
     "data": data,
     "show": show,
     "bench": bench,

@@ -46,7 +46,12 @@ class RunError(RuntimeError):
     """A run that failed on the way; one line, exit status 1."""
 
 
+def printable(text: str) -> str:
+    """The text with what a terminal or a file of UTF-8 would not bear written as its escape."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def _one_line(problem: str) -> str:
     """What a hostile file can make of a message stays one printable line of bounded length."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in problem[:LONGEST])
+    shown = printable(problem[:LONGEST])
     return shown if len(problem) <= LONGEST else f"{shown}..."

@@ -1,5 +1,6 @@
 """The composition root: the only module that knows all the others, and runs one experiment."""
 
+import difflib
 import functools
 import json
 import logging
@@ -18,7 +19,7 @@ from lt_bench.checkpoint import (
     not_usable,
     save_tensors,
 )
-from lt_bench.config import RunConfig, Spec, Table, bind, build, load
+from lt_bench.config import RunConfig, Spec, Table, bind, build, load, with_seed
 from lt_bench.data.bad_images import without_unreadable
 from lt_bench.data.datasets import DATASETS
 from lt_bench.data.file_loading import FileLoader
@@ -41,6 +42,7 @@ from lt_bench.record import (
     Record,
     environment,
     read,
+    record_path,
     write,
 )
 from lt_bench.runtime import Runtime, rank, seed_everything, wait_for_ranks, world_size
@@ -120,6 +122,27 @@ def run(
         checkpoint.unlink(missing_ok=True)  # only now, so that a kill before loses nothing
         wait_for_ranks()
     return record
+
+
+def recorded(run_id: str, results: Path) -> tuple[Record, RunConfig]:
+    """A finished run's record, and its configuration from the files as they are now.
+
+    Raises:
+        ConfigError: there is no such run, or the files have changed since.
+        DataError: its record is damaged.
+    """
+    known = [path.parent.name for path in (results / "runs").glob("*/record.json")]
+    if run_id not in known and (near := difflib.get_close_matches(run_id, known, n=1)):
+        raise ConfigError(f"{run_id}: no such record in {results}; did you mean {near[0]}?")
+    record = read(record_path(results, run_id))
+    config = prepare(record.recipe, record.overlay, tuple(record.config.get("overrides", ())))
+    config = with_seed(config, record.seed)
+    if config.run_id != record.run_id:
+        raise ConfigError(
+            f"{record.run_id}: its configuration has changed since and is now {config.run_id}; "
+            f"check out commit {record.environment.get('commit')}, or run it again"
+        )
+    return record, config
 
 
 @dataclass(frozen=True)
@@ -223,7 +246,7 @@ def parent_state(parent: RunConfig, results: Path) -> dict[str, torch.Tensor]:
     return load_model(folder / "model.pt")
 
 
-def make_method(config: RunConfig, data: LongTailData) -> Method:
+def make_method(config: RunConfig, data: LongTailData | DataSummary) -> Method:
     """The method with its freshly initialised network.
 
     The backbone is built first, so that all methods of a seed start from the same one.
@@ -231,7 +254,7 @@ def make_method(config: RunConfig, data: LongTailData) -> Method:
     seed_everything(config.seed, INITIAL_WEIGHTS)
     class_counts = torch.tensor(data.class_counts)
     backbone = build("backbone", config.backbone, BACKBONES)
-    features, classes = backbone.num_features, data.num_classes
+    features, classes = backbone.num_features, len(data.class_counts)
     parts: dict[str, Any] = {
         "backbone": backbone,
         "head": build("head", config.head, HEADS, features, classes),

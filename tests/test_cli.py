@@ -184,7 +184,7 @@ def test_help_report_and_a_finished_table_need_no_torch(tmp_path):
         done = process(*argv, block=HEAVY)
         assert done.returncode == 0, done.stderr
     text = process("--help").stdout
-    for verb in ("train", "table", "report", "data", "show", "bench", "verify"):
+    for verb in ("train", "table", "report", "data", "show", "bench", "verify", "predict"):
         assert f"\n  {verb} " in text
 
 

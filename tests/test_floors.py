@@ -16,7 +16,7 @@ FLOORS = {
     **dict.fromkeys(["methods", "render", "drawing"], 4),
     **dict.fromkeys(["train", "evaluate", "published", "diagnostics", "overviews"], 5),
     **dict.fromkeys(["experiment", "report"], 6),
-    **dict.fromkeys(["bench", "figures", "page", "running"], 7),
+    **dict.fromkeys(["bench", "figures", "page", "predictions", "running"], 7),
     "cli": 8,
 }
 # packages whose own modules may import one another, one way

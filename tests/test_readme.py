@@ -16,12 +16,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_the_tables_are_the_committed_ones():
     shown = re.findall(r"<!-- table: (\w+) -->\n", README)
-    assert shown == ["cifar100_short", "quick"]
+    assert shown == ["cifar100", "cifar100_short", "quick"]
     for name in shown:
         text = (ROOT / "results" / "tables" / f"{name}.md").read_text(encoding="utf-8")
         first = re.search(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
         assert first
-        assert first.group().count("\n") > 5
+        assert first.group().count("\n") >= 4
         assert first.group() in README
 
 

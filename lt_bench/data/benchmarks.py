@@ -50,7 +50,7 @@ _DECOUPLING_RAW = (
     f"https://raw.githubusercontent.com/{_DECOUPLING}/22370c64141cc662f62ead89447c838c4a7977b5/data"
 )
 _INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com/2018"
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def _names(stem: str, splits: Sequence[str]) -> dict[str, str]:
@@ -92,8 +92,8 @@ IMAGENET_LT = Benchmark(
         for split, name in _names("ImageNet_LT", ("train", "val", "test")).items()
     },
     annotations={},
-    mean=_IMAGENET_MEAN,
-    std=_IMAGENET_STD,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
 )
 
 PLACES_LT = Benchmark(
@@ -143,8 +143,8 @@ PLACES_LT = Benchmark(
         for split, name in _names("Places_LT", ("train", "val", "test")).items()
     },
     annotations={},
-    mean=_IMAGENET_MEAN,
-    std=_IMAGENET_STD,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
 )
 
 INAT_2018 = Benchmark(

@@ -47,6 +47,7 @@ CIFAR100_CLASSES = (
     "wardrobe", "whale", "willow_tree", "wolf", "woman", "worm",
 )
 # fmt: on
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 CIFAR10 = Family(
     name="cifar10_lt",
@@ -176,8 +177,8 @@ def long_tailed(
         class_counts=choice.counts(family),
         identity=found,
         # the field's values, of CIFAR-10, for both
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2023, 0.1994, 0.2010),
+        mean=MEAN,
+        std=STD,
         source=source.name,
     )
 

@@ -24,6 +24,7 @@ from lt_bench.data.types import LongTailData, Split
 NUM_CLASSES = 10
 TEST_PER_CLASS = 50
 N_MAX = 118
+MEAN, STD = (0.2873,), (0.3539,)  # of all 1,797 scans
 SOURCE = "scikit-learn's load_digits"
 
 
@@ -60,9 +61,8 @@ def digits_lt(
         class_names=[str(digit) for digit in range(NUM_CLASSES)],
         class_counts=counts,
         identity=found,
-        # of all 1,797 scans
-        mean=(0.2873,),
-        std=(0.3539,),
+        mean=MEAN,
+        std=STD,
         source=SOURCE,
     )
 

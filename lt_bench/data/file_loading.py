@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from lt_bench.config import Spec
-from lt_bench.data.images import CentreWindow, Window, pixels
+from lt_bench.data.images import Window, pixels
 from lt_bench.data.loading import Batches, Loader
 from lt_bench.data.transforms import Views
 from lt_bench.data.types import ImageFiles
@@ -40,7 +40,7 @@ class FileLoader(Loader):
     ) -> None:
         super().__init__(split.labels, split.size, augment=augment, **options)
         self.size = split.size
-        self.window: Window = CentreWindow()
+        self.window = self.plain_window = split.window
         for spec, transform in zip(augment, self.augment, strict=True):
             if transform.margin:
                 raise ConfigError(
@@ -72,7 +72,7 @@ class FileLoader(Loader):
     ) -> Batches:
         label_N = self.labels[order_N.to(self.labels.device)]
         index_N, mirrored_N = order_N.cpu().numpy(), views.mirrored_N.cpu().numpy()
-        window = CentreWindow() if seed is None else self.window
+        window = self.plain_window if seed is None else self.window
         self.portions.now = [
             _Portion(window, seed or 0, part.start, index_N[part], mirrored_N[part])
             for batch in batches

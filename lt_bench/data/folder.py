@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
-
 from lt_bench.config import Count, ImbalanceFactor
+from lt_bench.data.benchmarks import IMAGENET_MEAN, IMAGENET_STD
 from lt_bench.data.image_list import MAX_DIGITS, parse, read_text
-from lt_bench.data.images import FolderReader, Reader
+from lt_bench.data.images import FolderReader, Reader, is_image_name
 from lt_bench.data.listed import PACK, Decode, assemble, missing_files
 from lt_bench.data.lists import Item, by_label, first, ranked
 from lt_bench.data.pack import pack_path, read_pack
@@ -82,9 +81,8 @@ def folder(
         class_names=held.class_names,
         image_size=image_size,
         decode=decode,
-        # ImageNet's
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
         source=held.source + said,
     )
 
@@ -143,7 +141,6 @@ def _read_class_folders(base: Path) -> Held:
     items: dict[str, list[Item]] = {}
     path_of: dict[str, str] = {}
     others = []
-    suffixes = {s for s, name in Image.registered_extensions().items() if name in Image.OPEN}
     for split, folder_of_split in inner.items():
         items[split] = []
         for class_folder in _class_folders(folder_of_split):
@@ -154,7 +151,7 @@ def _read_class_folders(base: Path) -> Held:
                 )
             for file in sorted((folder_of_split / class_folder).iterdir()):
                 path = file.relative_to(base).as_posix()
-                if file.suffix.lower() in suffixes:
+                if is_image_name(file):
                     items[split].append((_composed(path), label))
                     path_of[_composed(path)] = path
                 elif not file.name.startswith("."):

@@ -156,6 +156,11 @@ class FolderReader:
         return replace(self, paths=[self.paths[i] for i in indices])
 
 
+def is_image_name(path: Path) -> bool:
+    """Whether the name ends as those of a format that Pillow reads."""
+    return Image.registered_extensions().get(path.suffix.lower()) in Image.OPEN
+
+
 @dataclass(frozen=True)
 class Cut:
     """A box (left, top, right, bottom) of an image, the size it is resized to; the middle stays."""
@@ -172,10 +177,12 @@ class Window(Protocol):
 
 @dataclass(frozen=True)
 class CentreWindow:
-    """The short side resized to 8/7 of the size (256 for 224), the middle square."""
+    """The short side resized to `scale` of the size (256 for 224), the middle square."""
+
+    scale: float = 8 / 7
 
     def __call__(self, width: int, height: int, size: int, draw: np.random.Generator) -> Cut:
-        return Cut((0, 0, width, height), with_short_side(width, height, round(size * 8 / 7)))
+        return Cut((0, 0, width, height), with_short_side(width, height, round(size * self.scale)))
 
 
 @dataclass(frozen=True)

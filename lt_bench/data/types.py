@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lt_bench.data.images import Reader
+from lt_bench.data.images import CentreWindow, Reader, Window
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class ImageFiles:
     """Images that are read when they are needed, and seen at `size` x `size` pixels.
 
     `listed` are their canonical paths, by which the identity of a split is known. `is_scaled`: JPEG
-    decoding shrinks large images, which is faster and gives other pixels.
+    decoding shrinks large images, which is faster and gives other pixels. `window` is what an
+    evaluation sees of each.
     """
 
     reader: Reader
@@ -33,6 +34,7 @@ class ImageFiles:
     labels: Tensor
     size: int = 224
     is_scaled: bool = False
+    window: Window = CentreWindow()
 
     def __len__(self) -> int:
         return len(self.labels)
