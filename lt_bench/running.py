@@ -222,6 +222,11 @@ def _work(connection: Connection, where: Runtime, threads: int, again: bool) -> 
     logging.basicConfig(level=logging.INFO, handlers=[_Sender(connection)])
     torch.set_num_threads(threads)
     where.set_up()
+
+    def tell(line: dict[str, Any]) -> None:
+        with suppress(BrokenPipeError):  # nobody listens any more: a signal is on its way
+            connection.send(line)
+
     with suppress(KeyboardInterrupt, EOFError, BrokenPipeError):
         # Training keeps its state first. Elsewhere nothing is lost, the lock goes with the process,
         # and an exception could be swallowed, by an import or a destructor.
@@ -231,7 +236,7 @@ def _work(connection: Connection, where: Runtime, threads: int, again: bool) -> 
         while True:
             config: RunConfig = connection.recv()
             try:
-                said: Record | Exception = run(config, where, connection.send, again=again)
+                said: Record | Exception = run(config, where, tell, again=again)
             except (UserError, RunError) as error:
                 said = error
             except Exception:  # it may not bear being sent, its traceback does

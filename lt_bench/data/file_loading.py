@@ -10,6 +10,7 @@ Shape suffixes: N images, B batch, H height, W width, C channels.
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ from lt_bench.errors import ConfigError, DataError, RunError
 # Images handed over at a time: small enough that all workers share a batch.
 PORTION = 32
 PORTIONS_AHEAD = 4  # per worker
+SECONDS_TO_BE_TOLD = 5.0  # at most, until torch hears of a worker that is gone and says so
 
 
 class FileLoader(Loader):
@@ -90,7 +92,11 @@ class FileLoader(Loader):
 
     def _next(self, decoded: Iterator[Tensor | str]) -> Tensor:
         try:
-            portion = next(decoded)
+            try:
+                portion = next(decoded)
+            except (EOFError, ConnectionError):  # a worker went while it handed an image over
+                time.sleep(SECONDS_TO_BE_TOLD)
+                raise
         except RuntimeError as error:  # torch's word for a worker that is gone
             at = dict(self.at_work.tolist())
             gone = [int(number) for number in re.findall(r"\d+", str(error))]
