@@ -74,7 +74,7 @@ def _add_compile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="torch.compile the step: a minute at first, then faster; not measured on a GPU yet",
+        help="torch.compile the step: slow to begin, then faster; not measured on a GPU yet",
     )
 
 

@@ -28,8 +28,8 @@ State = dict[str, Any]
 PACKAGE = Path(__file__).parent
 # Modules that print what a record says; any other may decide its numbers.
 PRESENTING = (
-    *("bench", "cli", "event_files", "figures", "intervals", "page", "published", "render"),
-    "report",
+    *("bench", "cli", "display", "event_files", "figures", "intervals", "page", "published"),
+    *("render", "report"),
 )
 ECHO_SECONDS = 1.0
 

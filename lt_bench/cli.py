@@ -8,12 +8,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import TYPE_CHECKING, Any
 
 from lt_bench.arguments import ARGUMENTS, USER_MISTAKE, Parser
+from lt_bench.display import Display, image_bar, is_first_rank
 from lt_bench.errors import ConfigError, RunError, UserError
 
 if TYPE_CHECKING:
@@ -46,11 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not argv or argv[0] in ("-h", "--help"):
             overview.parse_args(argv)
         verb = overview.parse_args(argv[:1]).verb
+        if os.environ.get("WORLD_SIZE", "1") != "1" and verb not in ("train", "table"):
+            raise ConfigError(f"{verb}: is not done by several ranks; run it without torchrun")
         command = VERBS[verb]
         parser = Parser(prog=f"run.py {verb}", description=command.__doc__)
         ARGUMENTS[verb](parser)
         arguments = parser.parse_intermixed_args(argv[1:])
-        level = logging.INFO if _is_first_rank() else logging.ERROR
+        level = logging.INFO if is_first_rank() else logging.ERROR
         logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
         with _terminated_as_interrupted():
             return command(arguments)
@@ -63,11 +66,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         outlook = "goes on" if argv[0] in ("train", "table") else "starts over"
         print(f"interrupted; the same command {outlook}: {again}", file=sys.stderr)
         return INTERRUPTED
-
-
-def _is_first_rank() -> bool:
-    """Of the processes of a torchrun the others keep silent, but for what is wrong."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -117,7 +115,7 @@ def table(arguments: argparse.Namespace) -> int:
         for config in missing:
             prepare(config.recipe, config.overlay, config.overrides)
         status = _run_all(missing, _runtime(arguments), waits=True)
-    if _is_first_rank():
+    if is_first_rank():
         print(report.write_table(arguments.name, arguments.results))
     return status
 
@@ -175,7 +173,7 @@ def predict(arguments: argparse.Namespace) -> int:
     from lt_bench.files import write_text_whole
 
     where = _runtime(arguments)
-    with _image_bar(is_shown=True) as seen:
+    with image_bar(is_shown=True) as seen:
         found = predictions.predict(arguments.run_id, arguments.path, where, seen)
     if arguments.csv:
         write_text_whole(arguments.csv, predictions.as_csv(found))
@@ -242,7 +240,7 @@ def _build(name: str, root: Path | None, arguments: argparse.Namespace) -> "Repo
 def _check(spec: "Spec", root: Path | None, arguments: argparse.Namespace) -> "Report":
     from lt_bench.data.check import check
 
-    with _image_bar(is_shown=arguments.decode) as tried:
+    with image_bar(is_shown=arguments.decode) as tried:
         return check(
             spec.name,
             spec.options,
@@ -266,7 +264,7 @@ def _pack(spec: "Spec", root: Path | None, arguments: argparse.Namespace) -> "Re
         raise ConfigError(f"data pack: {data.name} cannot be packed; only a published list can")
     path = pack_path(root / spec.options.get("path", ""), spec.name)
     form: Format = arguments.format or "jpeg"
-    with _image_bar(is_shown=True) as packed:
+    with image_bar(is_shown=True) as packed:
         return write_pack(
             data,
             path,
@@ -275,15 +273,6 @@ def _pack(spec: "Spec", root: Path | None, arguments: argparse.Namespace) -> "Re
             on_bad_image=arguments.on_bad_image,
             on_packed=packed,
         )
-
-
-@contextmanager
-def _image_bar(is_shown: bool) -> "Iterator[Callable[[int], object]]":
-    """Counts images on a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(unit="image", leave=False, disable=not (is_shown and sys.stderr.isatty())) as bar:
-        yield bar.update
 
 
 def _workers(arguments: argparse.Namespace) -> int:
@@ -355,12 +344,12 @@ def _run_all(
 
     status, failed = 0, []
     with (
-        _Display(configs) as display,
+        Display(configs) as display,
         closing(outcomes(configs, where, display, again=again, waits=waits)) as ended,
     ):
         for config, outcome in ended:
             if not isinstance(outcome, Exception):
-                if _is_first_rank():
+                if is_first_rank():
                     display.print(_row(outcome), sys.stdout)
                 continue
             if len(configs) == 1 and not isinstance(outcome, RunError):
@@ -377,59 +366,6 @@ def _run_all(
     if failed:
         print("failed; to repeat:", *failed, sep="\n  ", file=sys.stderr)
     return status
-
-
-class _Display:
-    """A bar over the epochs of all runs on a terminal, a line per epoch elsewhere."""
-
-    def __init__(self, configs: "Sequence[RunConfig]") -> None:
-        from tqdm import tqdm
-        from tqdm.contrib.logging import logging_redirect_tqdm
-
-        is_shown = sys.stderr.isatty() and _is_first_rank()
-        epochs = sum(config.optim.epochs for config in configs)
-        self.bar = tqdm(total=epochs, unit="epoch", leave=False, disable=not is_shown)
-        self.above_the_bar = logging_redirect_tqdm() if is_shown else nullcontext()
-        self.at_work: dict[str, tuple[int, str]] = {}  # epochs done, and in words
-
-    def __enter__(self) -> Self:
-        self.above_the_bar.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.bar.close()
-        self.above_the_bar.__exit__(*error)
-
-    def begin(self, config: "RunConfig") -> None:
-        self._show(config, 0, "")
-
-    def epoch(self, config: "RunConfig", line: Mapping[str, Any]) -> None:
-        done, epochs = line["epoch"] + 1, config.optim.epochs
-        self.bar.update()
-        self._show(config, done, f" loss {line['loss']:.3f}")
-        if self.bar.disable:
-            terms = "".join(f"  {name} {value:.4f}" for name, value in line["terms"].items())
-            logger.info(
-                f"{config.run_id}  epoch {done}/{epochs}  loss {line['loss']:.4f}{terms}"
-                f"  lr {line['lr']:.2g}  {line['seconds']:.1f} s"
-            )
-
-    def end(self, config: "RunConfig") -> None:
-        done, _ = self.at_work.pop(config.run_id)
-        self.bar.update(config.optim.epochs - done)
-        self._name_runs()
-
-    def print(self, line: str, file: TextIO) -> None:
-        self.bar.write(line, file)
-        file.flush()
-
-    def _show(self, config: "RunConfig", done: int, loss: str) -> None:
-        name = f"{config.recipe} {config.overlay} seed {config.seed}"
-        self.at_work[config.run_id] = done, f"{name} {done}/{config.optim.epochs}{loss}"
-        self._name_runs()
-
-    def _name_runs(self) -> None:
-        self.bar.set_postfix_str(", ".join(words for _, words in self.at_work.values()))
 
 
 def _row(record: "Record") -> str:

@@ -14,11 +14,12 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from types import FrameType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 
 from lt_bench.config import RunConfig
+from lt_bench.display import Display
 from lt_bench.errors import BusyError, RunError, UserError, WriteError
 from lt_bench.experiment import run
 from lt_bench.files import wait_for
@@ -29,16 +30,6 @@ logger = logging.getLogger(__name__)
 
 Outcome = tuple[RunConfig, Record | Exception]
 OnEpoch = Callable[[RunConfig, Mapping[str, Any]], None]
-
-
-class Display(Protocol):
-    """Is told what is at work."""
-
-    def begin(self, config: RunConfig) -> None: ...
-
-    def epoch(self, config: RunConfig, line: Mapping[str, Any]) -> None: ...
-
-    def end(self, config: RunConfig) -> None: ...
 
 
 def outcomes(
@@ -113,6 +104,9 @@ class _Here:
             return config, run(
                 config, self.where, lambda line: self.on_epoch(config, line), again=self.again
             )
+        except (UserError, RunError) as error:
+            # one line says it all, and the frames would keep what reads the images alive
+            return config, error.with_traceback(None)
         except Exception as error:
             return config, error
 

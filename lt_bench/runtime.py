@@ -68,19 +68,7 @@ class Runtime:
         Raises:
             ConfigError: the device, precision or compiler asked for is not to be had here.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            chosen = torch.device(device)
-        except RuntimeError as error:
-            raise ConfigError(f"--device: unknown {device!r}; write cpu, cuda or cuda:0") from error
-        if chosen.type not in ("cpu", "cuda"):
-            raise ConfigError(f"--device: {device!r} is not supported; write cpu, cuda or cuda:0")
-        if chosen.type == "cuda" and (
-            not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()
-        ):
-            raise ConfigError(f"--device: {device!r} is not available here; use --device cpu")
-        chosen = _join_ranks(chosen)
+        chosen = _join_ranks(_choose_device(device))
         for flag, is_given in (("--compile", compiled), ("--jobs", jobs > 1)):
             if world_size() > 1 and is_given:
                 raise ConfigError(f"{flag}: not with several ranks of one run; leave it out")
@@ -99,19 +87,17 @@ class Runtime:
             raise ConfigError(
                 f"--checkpoint-seconds: {checkpoint_seconds} is below 0; 0 is after every step"
             )
-        if jobs > 1 and world_size() > 1:
-            raise ConfigError(f"--jobs: {jobs} runs side by side cannot share ranks; leave it out")
         where = cls(
-            chosen,
-            precision,
-            data_root,
-            results,
-            deterministic,
-            workers,
-            on_bad_image,
-            checkpoint_seconds,
-            compiled,
-            jobs,
+            device=chosen,
+            precision=precision,
+            data_root=data_root,
+            results=results,
+            deterministic=deterministic,
+            workers=workers,
+            on_bad_image=on_bad_image,
+            checkpoint_seconds=checkpoint_seconds,
+            compiled=compiled,
+            jobs=jobs,
         )
         where.set_up()
         return where
@@ -195,6 +181,27 @@ def _mix(*numbers: int) -> int:
     return state >> 1
 
 
+def _choose_device(name: str) -> torch.device:
+    """The device of this name, "auto" being a GPU where there is one.
+
+    Raises:
+        ConfigError: it is unknown, or not to be had here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device: unknown {name!r}; write cpu, cuda or cuda:0") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device: {name!r} is not supported; write cpu, cuda or cuda:0")
+    if device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise ConfigError(f"--device: {name!r} is not available here; use --device cpu")
+    return device
+
+
 def _multiplies_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 products run in hardware; emulated ones are slower than float32."""
     if device.type == "cuda":
@@ -239,10 +246,19 @@ def _join_ranks(device: torch.device) -> torch.device:
     """Meet the other processes of a torchrun, if there are any; the device of this one.
 
     Raises:
-        ConfigError: there are fewer GPUs than processes here, or all were given the same.
+        ConfigError: there are fewer GPUs than processes here, or all were given the same; what
+            torchrun says is there in part only.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+    if os.environ.get("WORLD_SIZE", "1") == "1" or _are_ranks():
         return device
+    numbers = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT")
+    wrong = [name for name in numbers if not os.environ.get(name, "").isdecimal()]
+    wrong += [] if os.environ.get("MASTER_ADDR") else ["MASTER_ADDR"]
+    if wrong:
+        raise ConfigError(
+            "environment: WORLD_SIZE asks for several ranks, but not as torchrun sets them: "
+            f"{', '.join(wrong)}; start with torchrun, or unset WORLD_SIZE"
+        )
     if device.type == "cuda":
         local = int(os.environ["LOCAL_RANK"])
         if ":" in str(device):
@@ -260,11 +276,15 @@ def _join_ranks(device: torch.device) -> torch.device:
 
 def rank() -> int:
     """The number of this process among those of a torchrun; 0 for one by itself."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank() if _are_ranks() else 0
 
 
 def world_size() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if _are_ranks() else 1
+
+
+def _are_ranks() -> bool:
+    return dist.is_available() and dist.is_initialized()
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

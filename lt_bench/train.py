@@ -97,7 +97,7 @@ def fit(
         order_N = sampler(labels_N, at, generator("cpu", seed, ORDER, epoch))
         draws = generator(where.device, seed, AUGMENT, epoch)
         method.train()
-        if state.step == 0:
+        if state.step == 0:  # rank 0 draws as a run by itself does
             seed_everything(seed, DRAWS, epoch, *([rank()] if rank() else []))
         for images, target_B in loader.epoch(order_N, draws, skip=state.step):
             progress = Progress(at.step + state.step, total_steps, len(loader))

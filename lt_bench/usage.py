@@ -114,9 +114,10 @@ def _rapl() -> Iterator[Counter]:
     """The CPU packages."""
     # packages alone: the zones within are part of them, and `psys` holds them all
     for folder in RAPL.glob("intel-rapl:[0-9]*"):
-        if (folder / "name").read_text(encoding="ascii").startswith("package"):
-            full = float((folder / "max_energy_range_uj").read_text(encoding="ascii")) / 1e6
-            yield Counter(_file_reader(folder / "energy_uj"), full)
+        with suppress(OSError):
+            if (folder / "name").read_text(encoding="ascii").startswith("package"):
+                full = float((folder / "max_energy_range_uj").read_text(encoding="ascii")) / 1e6
+                yield Counter(_file_reader(folder / "energy_uj"), full)
 
 
 def _file_reader(path: Path) -> Callable[[], float]:

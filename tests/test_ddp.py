@@ -229,6 +229,24 @@ def test_flags_for_one_rank_are_refused(flags, monkeypatch, capsys):
     assert said == f"{flags[0]}: not with several ranks of one run; leave it out\n"
 
 
+@pytest.mark.parametrize("argv", [["bench"], ["report"], ["show", "digits_lt", "ce"]])
+def test_what_several_ranks_do_not_do_is_refused(argv, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main(argv) == 2
+    said = capsys.readouterr().err
+    assert said == f"{argv[0]}: is not done by several ranks; run it without torchrun\n"
+
+
+def test_half_of_what_torchrun_sets_is_refused(monkeypatch, capsys):
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "first")):
+        monkeypatch.setenv(name, value)
+    assert cli.main(["train", "digits_lt", "ce", "--device", "cpu"]) == 2
+    assert capsys.readouterr().err == (
+        "environment: WORLD_SIZE asks for several ranks, but not as torchrun sets them: "
+        "LOCAL_RANK, MASTER_PORT, MASTER_ADDR; start with torchrun, or unset WORLD_SIZE\n"
+    )
+
+
 def test_a_rank_without_two_images_of_every_batch_is_refused(tmp_path):
     run = ["train", "digits_lt", "ce", "optim.batch_size=36", "--results", str(tmp_path)]
     said = torchrun(*run, "--device", "cpu").stderr

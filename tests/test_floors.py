@@ -12,6 +12,7 @@ FLOORS = {
         ["arguments", "config", "runtime", "class_vectors", "files", "intervals", "usage"], 1
     ),
     **dict.fromkeys(["losses", "samplers", "optim", "models", "data", "record", "checkpoint"], 2),
+    "display": 2,
     **dict.fromkeys(["weighting", "compiled", "tables", "agreement", "event_files"], 3),
     **dict.fromkeys(["methods", "render", "drawing"], 4),
     **dict.fromkeys(["train", "evaluate", "published", "diagnostics", "overviews"], 5),

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from lt_bench import cli
 from lt_bench.arguments import ARGUMENTS, Parser
+from lt_bench.display import Display
 from lt_bench.errors import BusyError, ConfigError
 from lt_bench.experiment import prepare
 from lt_bench.files import owned
@@ -212,7 +212,7 @@ def test_a_terminal_shows_one_bar_with_all_runs_at_work(monkeypatch):
     monkeypatch.setattr(sys, "stderr", shown := Terminal())
     monkeypatch.setattr(sys, "stdout", rows := io.StringIO())
     one, two = (prepare("digits_lt", "ce", ["optim.epochs=20", f"seed={n}"]) for n in range(2))
-    with cli._Display([one, two]) as display:
+    with Display([one, two]) as display:
         for config in (one, two):
             display.begin(config)
         display.epoch(one, {"epoch": 0, "loss": 0.25})

@@ -1,4 +1,7 @@
-"""Peak memory of whole runs, each in a process of its own, on images made up here."""
+"""Peak memory of whole runs, each in a process of its own, on images made up here.
+
+Nothing is imported from the conventional loops beside this, whose libraries would be measured too.
+"""
 
 import subprocess
 import sys

@@ -192,17 +192,21 @@ def write_pack(
         _append(file, END_OF_STREAM)
     part.replace(path)
     _opened.cache_clear()
-    size = path.stat().st_size / 1e6
     began = f", {done:,} of them by an earlier run" if done else ""
-    lines = [f"{path}: {said['images']:,} images{began}, {size:,.1f} MB, {_describe(said)}"]
+    first = f"{path}: {said['images']:,} images{began}, {path.stat().st_size / 1e6:,.1f} MB"
+    return Report((f"{first}, {_describe(said)}", *_left_out(path)), ok=True)
+
+
+def _left_out(path: Path) -> list[str]:
+    """A line on the images of a pack that could not be read, if there are any."""
     table = _opened(path)
-    left_out = [i for i, width in enumerate(table["width"].to_pylist()) if not width]
-    if left_out:
-        lines.append(
-            f"{len(left_out):,} not readable and left out, the first {table['path'][left_out[0]]}; "
-            "a run needs --on-bad-image skip"
-        )
-    return Report(tuple(lines), ok=True)
+    missing = [i for i, width in enumerate(table["width"].to_pylist()) if not width]
+    if not missing:
+        return []
+    return [
+        f"{len(missing):,} not readable and left out, the first {table['path'][missing[0]]}; "
+        "a run needs --on-bad-image skip"
+    ]
 
 
 def short_side(image_size: int) -> int:
