@@ -327,6 +327,23 @@ def test_seql_by_hand():
     )
 
 
+def test_seql_draws_are_uniform_and_independent():
+    """Four draws come of one number: each of the four, and neighbours, as if drawn alone."""
+    torch.manual_seed(0)
+    draw = losses._uniform(torch.empty(0), 1001, 403).flatten()
+    draw = draw[: len(draw) // 4 * 4]
+    assert (draw * 2**16 == (draw * 2**16).round()).all()
+    assert draw.min() < 1e-4
+    assert 1 - 1e-4 < draw.max() < 1
+    n = len(draw) / 4
+    for part in draw.view(-1, 4).T:
+        counts = torch.histc(part, bins=100, min=0, max=1)
+        chi_squared = float(((counts - n / 100) ** 2 / (n / 100)).sum())
+        assert 57 < chi_squared < 149  # 99 degrees of freedom: one in a thousand either side
+    pairs = torch.corrcoef(draw.view(-1, 4).T) - torch.eye(4)
+    assert pairs.abs().max() < 4 / n**0.5
+
+
 @pytest.mark.usefixtures("float64")
 def test_lade_by_hand():
     logits, target = batch("ordinary")
