@@ -20,6 +20,7 @@ from lt_bench.tables import (
     backbone_name,
     dataset_name,
     frame,
+    how_computed,
     is_bold,
 )
 
@@ -367,7 +368,6 @@ def _shot_groups(
 
 
 def _machine(record: Record) -> str:
-    device, precision = (record.environment.get(name) for name in ("device", "precision"))
-    cpu = record.environment.get("cpu")
+    device, cpu = (record.environment.get(name) for name in ("device", "cpu"))
     named = f"{cpu} ({device})" if str(device).startswith("cpu") and cpu else device
-    return f"{named}, {precision}"
+    return f"{named}, {how_computed(record)}"

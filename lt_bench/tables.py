@@ -222,11 +222,11 @@ def marked(rows: Sequence[Row]) -> list[Row]:
     """The rows, each with what keeps it from being compared with the others."""
     records = [record for row in rows for record in row.records]
     data = Counter(map(_data_identity, records))
-    precision = Counter(map(_precision, records))
-    return [replace(row, marks=tuple(_marks(row, data, precision))) for row in rows]
+    computed = Counter(map(how_computed, records))
+    return [replace(row, marks=tuple(_marks(row, data, computed))) for row in rows]
 
 
-def _marks(row: Row, data: Counter[str], precision: Counter[str]) -> Iterator[str]:
+def _marks(row: Row, data: Counter[str], computed: Counter[str]) -> Iterator[str]:
     dirty = [record.environment.get("dirty") for record in row.records]
     if True in dirty:
         yield "made with uncommitted changes to the code"
@@ -234,10 +234,10 @@ def _marks(row: Row, data: Counter[str], precision: Counter[str]) -> Iterator[st
         yield "made outside a git checkout: the code's version is not known"
     if {_data_identity(record) for record in row.records} != {data.most_common(1)[0][0]}:
         yield "other images than the rows around it: the identity of its data differs"
-    used = {_precision(record) for record in row.records}
-    usual = precision.most_common(1)[0][0]
+    used = {how_computed(record) for record in row.records}
+    usual = computed.most_common(1)[0][0]
     if used != {usual}:
-        yield f"precision {' and '.join(sorted(used))}; most runs here have {usual}"
+        yield f"computed in {' and in '.join(sorted(used))}; most runs here in {usual}"
     if len(row.records) < row.num_seeds:
         yield f"{len(row.records)} of {row.num_seeds} seeds"
     if short := shortened(row.config):
@@ -262,8 +262,10 @@ def _data_identity(record: Record) -> str:
     return json.dumps([record.data.identity, record.data.class_counts], sort_keys=True)
 
 
-def _precision(record: Record) -> str:
-    return str(record.environment.get("precision"))
+def how_computed(record: Record) -> str:
+    """The precision of a run, and whether its step was compiled."""
+    precision = str(record.environment.get("precision"))
+    return f"compiled {precision}" if record.environment.get("compiled") else precision
 
 
 def compared(

@@ -497,17 +497,19 @@ def test_parents_come_before_their_children(checkout, results):
 
 
 def test_rows_that_do_not_compare_are_marked(checkout, results):
-    ce, _, cb, _, mine, _ = report.cells("table")
+    ce, other_ce, cb, _, mine, _ = report.cells("table")
     fill_with(results)
     write(make_record(ce, dirty=True), results)
+    write(make_record(other_ce, compiled=True), results)
     write(make_record(cb, precision="fp32"), results)
     other = make_record(mine)
     write(replace(other, data=replace(other.data, identity={"train": "3" * 64})), results)
     text = report.write_table("table", results)
-    assert {"CE [a]", "CB [b]", "mine [c]"} < set(rows(text))
+    assert {"CE [a] [b]", "CB [c]", "mine [d]"} < set(rows(text))
     assert "- [a] made with uncommitted changes to the code." in text
-    assert "- [b] precision bf16 and fp32; most runs here have bf16." in text
-    assert "- [c] other images than the rows around it" in text
+    assert "- [b] computed in bf16 and in compiled bf16; most runs here in bf16." in text
+    assert "- [c] computed in bf16 and in fp32; most runs here in bf16." in text
+    assert "- [d] other images than the rows around it" in text
 
 
 def test_a_mark_that_all_rows_share_stands_above_them(checkout, results):
