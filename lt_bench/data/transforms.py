@@ -127,12 +127,12 @@ class ColorJitter(Transform):
     def _change(self, factor_NK: Tensor, order_NK: Tensor, images: Tensor, batch: slice) -> Tensor:
         """Each change is a blend with black, with the image's mean gray, or with its gray."""
         factor_BK, order_BK = factor_NK[batch], order_NK[batch]
-        weight_C = images.new_tensor([0.299, 0.587, 0.114]).view(-1, 1, 1)
         for place in range(order_BK.shape[1]):
             kind_B = order_BK[:, place]
             factor_B111 = factor_BK.gather(1, kind_B[:, None])[:, :, None, None]
             kind_B111 = kind_B[:, None, None, None]
-            gray_B1HW = (images * weight_C).sum(dim=1, keepdim=True)
+            red, green, blue = images.split(1, dim=1)
+            gray_B1HW = 0.299 * red + 0.587 * green + 0.114 * blue
             mean_B111 = gray_B1HW.mean(dim=(2, 3), keepdim=True)
             other = torch.where(kind_B111 == self.CONTRAST, mean_B111, gray_B1HW)
             other = torch.where(kind_B111 == self.BRIGHTNESS, 0, other)
