@@ -18,10 +18,11 @@ from lt_bench.display import Display, image_bar, is_first_rank
 from lt_bench.errors import ConfigError, RunError, UserError
 
 if TYPE_CHECKING:
-    from lt_bench.config import RunConfig, Spec
+    from lt_bench.config import RunConfig
     from lt_bench.data.types import Report
     from lt_bench.record import Record
     from lt_bench.runtime import Runtime
+    from lt_bench.schema import Spec
 
 logger = logging.getLogger(__name__)
 

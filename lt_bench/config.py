@@ -1,98 +1,30 @@
 """Configuration: TOML recipes x method overlays x overrides, read into frozen dataclasses."""
 
-import difflib
-import functools
 import hashlib
-import inspect
 import json
-import math
-import operator
 import shlex
-import sys
 import tomllib
-import types
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 from lt_bench.errors import ConfigError
+from lt_bench.schema import (
+    Count,
+    NonNegative,
+    Part,
+    Positive,
+    Range,
+    Reader,
+    Spec,
+    Table,
+    brief,
+    join,
+    unknown,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
-Table = Mapping[str, Callable[..., Any]]
-
-# What other repositories call our settings; refused with the remedy, never guessed at.
-OTHER_SPELLINGS = {
-    "imb_factor": "imbalance_factor = n_max/n_min, for example 100",
-    "imb_ratio": "imbalance_factor = n_max/n_min, for example 100",
-    "imbalance_ratio": "imbalance_factor = n_max/n_min, for example 100",
-    "ir": "imbalance_factor = n_max/n_min, for example 100",
-    "imb_type": 'imbalance_type = "exponential" or "step"',
-    "drw_start_epoch": "start, a fraction of training, for example 0.8",
-    "reweight_epoch": "start, a fraction of training, for example 0.8",
-}
-
-
-class Bound(Protocol):
-    """Carried by an annotation: says what is wrong with a value, or nothing."""
-
-    def problem(self, value: Any) -> str | None: ...
-
-
-@dataclass(frozen=True)
-class Range:
-    """A number within limits; `above` and `below` exclude the limit itself."""
-
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None
-    below: float | None = None
-
-    def problem(self, value: Any) -> str | None:
-        limits = (
-            (">=", self.low, operator.ge),
-            (">", self.above, operator.gt),
-            ("<=", self.high, operator.le),
-            ("<", self.below, operator.lt),
-        )
-        wanted = [(sign, limit, holds) for sign, limit, holds in limits if limit is not None]
-        if all(holds(value, limit) for _, limit, holds in wanted):
-            return None
-        return f"{value} is out of range; give a value " + " and ".join(
-            f"{sign} {limit:g}" for sign, limit, _ in wanted
-        )
-
-
-@dataclass(frozen=True)
-class _ImbalanceFactor:
-    def problem(self, value: Any) -> str | None:
-        if value >= 1:
-            return None
-        if value > 0:
-            return f"{value} is n_min/n_max; write n_max/n_min, {1 / value:g}"
-        return f"{value} is out of range; write n_max/n_min, for example 100"
-
-
-@dataclass(frozen=True)
-class Part:
-    """Marks a Spec as naming an entry of the part table of this kind, such as "loss"."""
-
-    kind: str
-
-
-ImbalanceFactor = Annotated[float, _ImbalanceFactor()]
-Fraction = Annotated[float, Range(low=0, high=1)]
-Positive = Annotated[float, Range(above=0)]
-NonNegative = Annotated[float, Range(low=0)]
-Count = Annotated[int, Range(low=1)]
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A part by name, with the keyword options of its constructor."""
-
-    name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -228,7 +160,7 @@ def gather(recipe: str, method: str, overrides: Sequence[str] = ()) -> Said:
     _merge(tree, recipe_tree, recipe_file, origin)
     for variant in variants:
         if variant not in known_variants:
-            raise ConfigError(f"recipe: {_unknown(variant, known_variants)}")
+            raise ConfigError(f"recipe: {unknown(variant, known_variants)}")
         _merge(tree, known_variants[variant], f"{recipe_file} [variants.{variant}]", origin)
     _merge(tree, method_tree, method_file, origin)
     stem = Path(recipe_name).stem
@@ -245,200 +177,12 @@ def _tables_of(tree: dict[str, Any], key: str, source: str) -> dict[str, Any]:
     found = tree.pop(key, {})
     if isinstance(found, dict) and all(isinstance(table, dict) for table in found.values()):
         return found
-    raise ConfigError(f"{source}: {key}: expected tables, as in [{key}.NAME], got {_brief(found)}")
+    raise ConfigError(f"{source}: {key}: expected tables, as in [{key}.NAME], got {brief(found)}")
 
 
 def names(folder: str) -> list[str]:
     """The recipes (`configs`), overlays (`configs/methods`) or tables that the checkout holds."""
     return sorted(path.stem for path in (ROOT / folder).glob("*.toml"))
-
-
-def bind(kind: str, spec: Spec, table: Table, *, place: str | None = None) -> Callable[..., Any]:
-    """The entry that `spec` names with its options filled in, ready for its positional arguments.
-
-    Raises:
-        ConfigError: the name or an option is wrong.
-    """
-    reader = Reader({kind: table})
-    options = reader.options(kind, spec, place or kind)
-    if reader.problems:
-        raise ConfigError(reader.problems)
-    return functools.partial(table[spec.name], **options)
-
-
-def build(kind: str, spec: Spec, table: Table, *context: Any, place: str | None = None) -> Any:
-    """Look `spec` up in its table, check its options against the signature, and call.
-
-    Raises:
-        ConfigError: the name or an option is wrong, or the part itself refuses its options.
-    """
-    try:
-        return bind(kind, spec, table, place=place)(*context)
-    except ConfigError as error:
-        at = place or kind
-        raise ConfigError(
-            p if p.startswith(f"{at}.") else f"{at}.{p}" for p in error.problems
-        ) from error
-
-
-class Reader:
-    """Turns plain values into annotated types and collects every problem on the way."""
-
-    def __init__(self, tables: Mapping[str, Table]) -> None:
-        self.tables = tables
-        self.problems: list[str] = []
-
-    def settings(
-        self, cls: type[Any], tree: Mapping[str, Any], place: str, without: Sequence[str] = ()
-    ) -> dict[str, Any]:
-        """The keyword arguments of dataclass `cls` that `tree` gives, except those `without`."""
-        known = {f.name: f for f in fields(cls) if f.name not in without}
-        hints = get_type_hints(cls, include_extras=True)
-        for name, f in known.items():
-            if f.default is MISSING and f.default_factory is MISSING and name not in tree:
-                self._say(_join(place, name), "is missing")
-        return self._each(tree, {name: hints[name] for name in known}, place, "field")
-
-    def options(self, kind: str, spec: Spec, place: str) -> dict[str, Any]:
-        """The keyword arguments that `spec` gives to its entry of the table of this kind."""
-        table = self.tables[kind]
-        if spec.name not in table:
-            self._say(_join(place, "name"), _unknown(spec.name, table))
-            return {}
-        entry = table[spec.name]
-        signature = inspect.signature(entry)
-        hints = get_type_hints(
-            entry.__init__ if inspect.isclass(entry) else entry,
-            include_extras=True,
-        )
-        known = {
-            name: parameter
-            for name, parameter in signature.parameters.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        }
-        for name, parameter in known.items():
-            if parameter.default is inspect.Parameter.empty and name not in spec.options:
-                self._say(_join(place, name), f"is missing; {spec.name!r} needs it")
-        kinds = {name: hints[name] for name in known}
-        return self._each(spec.options, kinds, place, f"option of {spec.name!r}")
-
-    def read(self, value: Any, kind: Any, place: str) -> Any:
-        """`value` as annotated type `kind`; what does not fit becomes a problem."""
-        origin, inner = get_origin(kind), get_args(kind)
-        if origin is Annotated:
-            return self._annotated(value, inner[0], inner[1:], place)
-        if origin in (Union, types.UnionType):
-            if value is None and type(None) in inner:
-                return None
-            return self._union(value, [k for k in inner if k is not type(None)], place)
-        if origin is Literal:
-            if value not in inner:
-                self._say(place, _unknown(value, [str(name) for name in inner]))
-            return value
-        if origin is tuple:
-            if not isinstance(value, list | tuple):
-                return self._mismatch(value, "a list", place)
-            return tuple(self.read(item, inner[0], f"{place}[{i}]") for i, item in enumerate(value))
-        if origin is dict:
-            if not isinstance(value, Mapping):
-                return self._mismatch(value, "a table", place)
-            return {key: self.read(v, inner[1], _join(place, key)) for key, v in value.items()}
-        if kind is Spec:
-            return self._spec(value, place)
-        if is_dataclass(kind) and isinstance(kind, type):
-            if not isinstance(value, Mapping):
-                return self._mismatch(value, "a table", place)
-            before = len(self.problems)
-            given = self.settings(kind, value, place)
-            return kind(**given) if len(self.problems) == before else None
-        if kind is float and type(value) is int:
-            if abs(value) > sys.float_info.max:
-                return self._mismatch(value, "a number", place)
-            return float(value)
-        if kind is Any or type(value) is kind:
-            if kind is float and not math.isfinite(value):
-                return self._mismatch(value, "a number", place)
-            return value
-        return self._mismatch(value, getattr(kind, "__name__", str(kind)), place)
-
-    def _each(
-        self, tree: Mapping[str, Any], kinds: Mapping[str, Any], place: str, what: str
-    ) -> dict[str, Any]:
-        result = {}
-        for name, value in tree.items():
-            if name in kinds:
-                result[name] = self.read(value, kinds[name], _join(place, name))
-            else:
-                self._no_such(_join(place, name), name, kinds, what)
-        return result
-
-    def _no_such(self, place: str, name: str, known: Mapping[str, Any], what: str) -> None:
-        if name in OTHER_SPELLINGS:
-            self._say(place, f"no such {what}; write {OTHER_SPELLINGS[name]}")
-            return
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"
-        self._say(place, f"no such {what}{hint}")
-
-    def _annotated(self, value: Any, kind: Any, marks: tuple[Any, ...], place: str) -> Any:
-        before = len(self.problems)
-        result = self.read(value, kind, place)
-        for mark in marks:
-            if len(self.problems) > before:
-                break
-            if isinstance(mark, Part):
-                if mark.kind in self.tables:
-                    self.options(mark.kind, result, place)
-            elif (problem := mark.problem(result)) is not None:
-                self._say(place, problem)
-        return result
-
-    def _union(self, value: Any, kinds: list[Any], place: str) -> Any:
-        """The first alternative that fits; otherwise the problems of the first."""
-        before = list(self.problems)
-        result: Any = None
-        for kind in kinds:
-            self.problems = list(before)
-            result = self.read(value, kind, place)
-            if self.problems == before:
-                return result
-        self.problems = list(before)
-        return self.read(value, kinds[0], place)
-
-    def _spec(self, value: Any, place: str) -> Spec | None:
-        if isinstance(value, Spec):
-            return value
-        if isinstance(value, str):
-            return Spec(value)
-        if not isinstance(value, Mapping):
-            self._mismatch(value, "a name or a table with a name", place)
-            return None
-        if not isinstance(value.get("name"), str):
-            self._say(_join(place, "name"), "is missing; say which part these options are for")
-            return None
-        return Spec(value["name"], {k: v for k, v in value.items() if k != "name"})
-
-    def _mismatch(self, value: Any, wanted: str, place: str) -> Any:
-        self._say(place, f"expected {wanted}, got {_brief(value)}")
-        return None
-
-    def _say(self, place: str, problem: str) -> None:
-        self.problems.append(f"{place}: {problem}")
-
-
-def _join(place: str, name: str) -> str:
-    return f"{place}.{name}" if place else name
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
-
-
-def _unknown(name: Any, known: Any) -> str:
-    near = difflib.get_close_matches(str(name), list(known), n=1)
-    hint = f"did you mean {near[0]!r}?; " if near else ""
-    return f"unknown {_brief(name)}; {hint}known: {', '.join(known) or 'none'}"
 
 
 def read_toml(kind: str, name: str, folder: Path) -> tuple[str, dict[str, Any]]:
@@ -455,7 +199,7 @@ def read_toml(kind: str, name: str, folder: Path) -> tuple[str, dict[str, Any]]:
         is_there = False
     if not is_there:
         known = sorted(p.stem for p in folder.glob("*.toml"))
-        raise ConfigError(f"{kind}: {_unknown(name, known)}")
+        raise ConfigError(f"{kind}: {unknown(name, known)}")
     shown = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
     try:
         return shown, tomllib.loads(path.read_text(encoding="utf-8"))
@@ -470,7 +214,7 @@ def _parse_override(text: str) -> dict[str, Any]:
     keys = key.strip().split(".")
     if not equals or not all(keys):
         raise ConfigError(
-            f"{_brief(text)}: not a setting; write key=value, for example optim.lr=0.05"
+            f"{brief(text)}: not a setting; write key=value, for example optim.lr=0.05"
         )
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
@@ -486,7 +230,7 @@ def _merge(
 ) -> None:
     """Lay `new` over `into`: a table with a name replaces, others merge."""
     for key, value in new.items():
-        place = _join(at, key)
+        place = join(at, key)
         current = into.get(key)
         if isinstance(current, str) and isinstance(value, Mapping) and "name" not in value:
             current = into[key] = {"name": current}  # a part given by its bare name gets options

@@ -19,7 +19,7 @@ from lt_bench.checkpoint import (
     not_usable,
     save_tensors,
 )
-from lt_bench.config import RunConfig, Spec, Table, bind, build, load, with_seed
+from lt_bench.config import RunConfig, load, with_seed
 from lt_bench.data.bad_images import without_unreadable
 from lt_bench.data.datasets import DATASETS
 from lt_bench.data.file_loading import FileLoader
@@ -47,6 +47,7 @@ from lt_bench.record import (
 )
 from lt_bench.runtime import Runtime, rank, seed_everything, wait_for_ranks, world_size
 from lt_bench.samplers import SAMPLERS
+from lt_bench.schema import Spec, Table, bind, build
 from lt_bench.train import History, fit
 from lt_bench.usage import Usage
 from lt_bench.weighting import WEIGHTINGS, make_objective

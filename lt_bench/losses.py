@@ -19,19 +19,10 @@ from lt_bench.class_vectors import (
     log_prior,
     present_counts,
 )
-from lt_bench.config import (
-    Fraction,
-    NonNegative,
-    Part,
-    Positive,
-    Range,
-    Spec,
-    Table,
-    build,
-)
 from lt_bench.errors import ConfigError
 from lt_bench.progress import START, Progress
 from lt_bench.runtime import sum_over_ranks
+from lt_bench.schema import Fraction, NonNegative, Part, Positive, Range, Spec, Table, build
 
 Beta = Annotated[float, Range(low=0, below=1)]
 

@@ -7,12 +7,12 @@ from typing import Annotated, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from lt_bench.config import NonNegative, Range
 from lt_bench.data.loading import Loader
 from lt_bench.data.mixing import Mixed
 from lt_bench.errors import ConfigError
 from lt_bench.models.heads import AdjustedHead, NearestMeanHead, ScaledHead, TauHead
 from lt_bench.progress import Progress
+from lt_bench.schema import NonNegative, Range
 from lt_bench.weighting import Objective
 
 Terms = dict[str, Tensor]

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
-from lt_bench.config import Fraction, NonNegative, OptimConfig
+from lt_bench.config import OptimConfig
 from lt_bench.errors import ConfigError
 from lt_bench.progress import Progress
+from lt_bench.schema import Fraction, NonNegative
 
 
 def make_optimizer(

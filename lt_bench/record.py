@@ -18,10 +18,11 @@ from typing import Annotated, Any, Literal, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lt_bench.config import ROOT, NonNegative, Range, Reader
+from lt_bench.config import ROOT
 from lt_bench.errors import DataError
 from lt_bench.files import write_text_whole
 from lt_bench.metrics import FEW, MANY, Bins, Calibration, IntArray, Tally
+from lt_bench.schema import NonNegative, Range, Reader
 
 SCHEMA: Literal[1] = 1
 # A run whose commit is not the whole story: what decides its numbers was changed since.

@@ -12,25 +12,14 @@ import numpy as np
 import pandas as pd
 
 from lt_bench import metrics
-from lt_bench.config import (
-    ROOT,
-    Positive,
-    Reader,
-    RunConfig,
-    Spec,
-    Table,
-    bind,
-    load,
-    names,
-    read_toml,
-    with_seed,
-)
+from lt_bench.config import ROOT, RunConfig, load, names, read_toml, with_seed
 from lt_bench.errors import ConfigError
 from lt_bench.files import write_text_whole
 from lt_bench.metrics import FloatArray
 from lt_bench.published import Beside, beside, read_published, render_published
 from lt_bench.record import Number, Record, read_all, record_path
 from lt_bench.render import render_csv, render_latex, render_markdown
+from lt_bench.schema import Positive, Reader, Spec, Table, bind
 from lt_bench.tables import (
     HEADLINE,
     Column,

@@ -6,8 +6,8 @@ N training images, C classes. Every sampler returns N indices.
 import torch
 from torch import Generator, Tensor
 
-from lt_bench.config import Count, Fraction
 from lt_bench.progress import Progress
+from lt_bench.schema import Count, Fraction
 
 
 def instance(labels_N: Tensor, progress: Progress, generator: Generator) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 
-from lt_bench.config import Part, Range, RunConfig, Spec, gather
+from lt_bench.config import RunConfig, gather
 from lt_bench.intervals import (
     Difference,
     percentile_interval,
@@ -20,6 +20,7 @@ from lt_bench.intervals import (
 )
 from lt_bench.metrics import FloatArray, IntArray
 from lt_bench.record import Record
+from lt_bench.schema import Part, Range, Spec
 
 NO_VALUE = "–"
 HEADLINE = "all"  # the score that whole tables are summed up by

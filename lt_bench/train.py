@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lt_bench.checkpoint import Checkpoint, State, not_usable
 from lt_bench.compiled import compiled
-from lt_bench.config import OptimConfig, bind
+from lt_bench.config import OptimConfig
 from lt_bench.data.loading import Loader
 from lt_bench.data.mixing import Mixed, Mixer
 from lt_bench.errors import ConfigError, RunError
@@ -29,6 +29,7 @@ from lt_bench.runtime import (
     set_generator_states,
     world_size,
 )
+from lt_bench.schema import bind
 
 logger = logging.getLogger(__name__)
 

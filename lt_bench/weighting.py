@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from lt_bench.class_vectors import effective_number_weight, inverse_frequency_weight
-from lt_bench.config import Fraction, ObjectiveConfig, Table, build
+from lt_bench.config import ObjectiveConfig
 from lt_bench.data.mixing import Mixed
 from lt_bench.errors import ConfigError
 from lt_bench.losses import LOSSES, Beta, Loss
 from lt_bench.progress import START, Progress
 from lt_bench.runtime import sum_over_ranks, world_size
+from lt_bench.schema import Fraction, Table, build
 
 Estimate = Literal["decayed_counts", "official_batch", "official_ema", "paper_batch", "present_ema"]
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lt_bench.config import ObjectiveConfig, Spec
+from lt_bench.config import ObjectiveConfig
 from lt_bench.losses import LOSSES
 from lt_bench.methods import METHODS, Method, Parts
 from lt_bench.models.heads import HEADS
+from lt_bench.schema import Spec
 from lt_bench.weighting import WEIGHTINGS, Objective, make_objective
 
 CLASS_COUNTS = torch.tensor([500, 200, 80, 30, 12, 5])

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from lt_bench import losses
-from lt_bench.config import Spec
 from lt_bench.progress import Progress
+from lt_bench.schema import Spec
 from lt_bench.weighting import EffectiveNumber, Objective, Recall, Uniform, reduce
 
 Case = Mapping[str, Any]

@@ -8,13 +8,14 @@ from torch._inductor import config as inductor
 
 from lt_bench import cli, compiled
 from lt_bench.checkpoint import load_tensors
-from lt_bench.config import bind, names
+from lt_bench.config import names
 from lt_bench.errors import DataError, RunError
 from lt_bench.experiment import load_data, make_loader, make_method, prepare, run
 from lt_bench.methods import METHODS, OneStage
 from lt_bench.record import read
 from lt_bench.runtime import Runtime
 from lt_bench.samplers import SAMPLERS
+from lt_bench.schema import bind
 from lt_bench.train import fit
 
 PLAIN = Runtime(torch.device("cpu"), "fp32")

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from lt_bench.config import Spec, build, gather, load, names, with_seed
+from lt_bench.config import gather, load, names, with_seed
 from lt_bench.errors import ConfigError
 from lt_bench.experiment import TABLES, prepare
+from lt_bench.schema import Spec, build
 
 RECIPES = names("configs")
 METHODS = names("configs/methods")

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from lt_bench.config import Spec
 from lt_bench.data.loading import ResidentLoader
 from lt_bench.data.types import Split
 from lt_bench.experiment import prepare
 from lt_bench.runtime import generator, seed_everything
+from lt_bench.schema import Spec
 
 
 def batch(*augment, images=None, seed=0):

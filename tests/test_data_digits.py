@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from lt_bench.config import Spec, build
 from lt_bench.data import lists
 from lt_bench.data.build import build_lists
 from lt_bench.data.check import check
 from lt_bench.data.datasets import DATASETS
 from lt_bench.data.lists import items_of
 from lt_bench.errors import ConfigError, DataError
+from lt_bench.schema import Spec, build
 
 
 def digits(**options):

@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from lt_bench.config import Spec
 from lt_bench.data.file_loading import FileLoader
 from lt_bench.data.images import (
     UNREADABLE,
@@ -24,6 +23,7 @@ from lt_bench.data.images import (
 from lt_bench.data.transforms import ColorJitter, Views
 from lt_bench.data.types import ImageFiles
 from lt_bench.errors import ConfigError, DataError
+from lt_bench.schema import Spec
 from tests.trees import write_photo
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "imagenet_sample"

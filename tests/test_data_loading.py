@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lt_bench.config import Spec, build
 from lt_bench.data.loading import ResidentLoader
 from lt_bench.data.transforms import TRANSFORMS, Crop, Flip, Views
 from lt_bench.data.types import Split
+from lt_bench.schema import Spec, build
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 

@@ -16,7 +16,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from lt_bench import cli, runtime
-from lt_bench.config import ROOT, OptimConfig, Spec
+from lt_bench.config import ROOT, OptimConfig
 from lt_bench.data.file_loading import FileLoader
 from lt_bench.data.images import FolderReader
 from lt_bench.data.loading import ResidentLoader
@@ -26,6 +26,7 @@ from lt_bench.progress import Progress
 from lt_bench.record import read
 from lt_bench.runtime import Runtime, sum_over_ranks, world_size
 from lt_bench.samplers import instance
+from lt_bench.schema import Spec
 from lt_bench.train import fit
 from lt_bench.weighting import reduce
 from tests import trees

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from lt_bench.config import Spec, build
 from lt_bench.data.loading import ResidentLoader
 from lt_bench.data.mixing import Mixer
 from lt_bench.data.transforms import TRANSFORMS, Views
@@ -19,6 +18,7 @@ from lt_bench.losses import CrossEntropy
 from lt_bench.methods import METHODS
 from lt_bench.models import heads
 from lt_bench.progress import Progress
+from lt_bench.schema import Spec, build
 from tests.conformance import OBJECTIVES, batch, method_of, objective_id, objective_of
 from tests.test_waiting import TRAINED
 

@@ -8,17 +8,18 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lt_bench"
 FLOORS = {
     **dict.fromkeys(["progress", "metrics", "errors"], 0),
+    "schema": 1,
     **dict.fromkeys(
-        ["arguments", "config", "runtime", "class_vectors", "files", "intervals", "usage"], 1
+        ["arguments", "config", "runtime", "class_vectors", "files", "intervals", "usage"], 2
     ),
-    **dict.fromkeys(["losses", "samplers", "optim", "models", "data", "record", "checkpoint"], 2),
-    "display": 2,
-    **dict.fromkeys(["weighting", "compiled", "tables", "agreement", "event_files"], 3),
-    **dict.fromkeys(["methods", "render", "drawing"], 4),
-    **dict.fromkeys(["train", "evaluate", "published", "diagnostics", "overviews"], 5),
-    **dict.fromkeys(["experiment", "report"], 6),
-    **dict.fromkeys(["bench", "figures", "page", "predictions", "running"], 7),
-    "cli": 8,
+    **dict.fromkeys(["losses", "samplers", "optim", "models", "data", "record", "checkpoint"], 3),
+    "display": 3,
+    **dict.fromkeys(["weighting", "compiled", "tables", "agreement", "event_files"], 4),
+    **dict.fromkeys(["methods", "render", "drawing"], 5),
+    **dict.fromkeys(["train", "evaluate", "published", "diagnostics", "overviews"], 6),
+    **dict.fromkeys(["experiment", "report"], 7),
+    **dict.fromkeys(["bench", "figures", "page", "predictions", "running"], 8),
+    "cli": 9,
 }
 # packages whose own modules may import one another, one way
 TOGETHER = ("models", "data", "bench")
@@ -57,7 +58,7 @@ def test_imports_go_down(path):
 
 def test_an_upward_import_is_seen():
     found = upward_imports(PACKAGE / "losses.py", "from lt_bench.weighting import Objective")
-    assert found == ["losses (floor 2) imports weighting (3)"]
+    assert found == ["losses (floor 3) imports weighting (4)"]
     assert upward_imports(PACKAGE / "record.py", "from lt_bench import losses")
 
 

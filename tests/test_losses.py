@@ -12,10 +12,10 @@ from torch import nn
 
 from lt_bench import losses
 from lt_bench.class_vectors import effective_number_weight, inverse_frequency_weight, is_tail
-from lt_bench.config import Spec, build
 from lt_bench.errors import ConfigError
 from lt_bench.losses import LOSSES
 from lt_bench.progress import Progress
+from lt_bench.schema import Spec, build
 from tests.conformance import (
     BATCHES,
     CLASS_COUNTS,

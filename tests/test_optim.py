@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from lt_bench.config import OptimConfig, Spec, build
+from lt_bench.config import OptimConfig
 from lt_bench.errors import ConfigError
 from lt_bench.optim import SCHEDULES, cosine, make_optimizer, set_learning_rate, step
 from lt_bench.progress import Progress
+from lt_bench.schema import Spec, build
 
 LDAM = {"warmup_epochs": 5, "milestones": (0.8, 0.9), "factors": (0.01, 0.0001)}
 

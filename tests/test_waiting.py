@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lt_bench.config import bind, names
+from lt_bench.config import names
 from lt_bench.experiment import load_data, make_loader, make_method, prepare
 from lt_bench.methods import METHODS, OneStage
 from lt_bench.runtime import Runtime
 from lt_bench.samplers import SAMPLERS
+from lt_bench.schema import bind
 from lt_bench.train import fit
 
 WHERE = Runtime(torch.device("cpu"), "fp32")

@@ -6,10 +6,11 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lt_bench.config import ObjectiveConfig, Spec, build
+from lt_bench.config import ObjectiveConfig
 from lt_bench.errors import ConfigError
 from lt_bench.losses import CrossEntropy
 from lt_bench.progress import Progress
+from lt_bench.schema import Spec, build
 from lt_bench.weighting import (
     WEIGHTINGS,
     Objective,

@@ -13,12 +13,12 @@ from PIL import Image
 from lt_bench.bench import conventional
 from lt_bench.bench.measure import Result, Row, one_thread, pass_through, side_by_side
 from lt_bench.bench.training import MEAN, OPTIM, STD, augmentation
-from lt_bench.config import Spec
 from lt_bench.data.file_loading import FileLoader
 from lt_bench.data.images import FolderReader
 from lt_bench.data.pack import Format, PackReader, write_pack
 from lt_bench.data.types import ImageFiles, LongTailData
 from lt_bench.runtime import Runtime
+from lt_bench.schema import Spec
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 95
 AUGMENT = (Spec("random_resized_crop"), Spec("flip"))

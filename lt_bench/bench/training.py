@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lt_bench.bench import conventional
 from lt_bench.bench.measure import Result, Row, one_thread, pass_through, side_by_side
-from lt_bench.config import OptimConfig, Spec
+from lt_bench.config import OptimConfig
 from lt_bench.data.loading import ResidentLoader
 from lt_bench.data.profiles import class_counts
 from lt_bench.data.types import Split
@@ -24,6 +24,7 @@ from lt_bench.optim import make_optimizer
 from lt_bench.progress import Progress
 from lt_bench.runtime import Runtime, usable_cores
 from lt_bench.samplers import instance
+from lt_bench.schema import Spec
 from lt_bench.train import fit
 from lt_bench.weighting import WEIGHTINGS, Objective
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lt_bench.config import Spec, bind, build
 from lt_bench.data import cifar, cifar_sources, lists
 from lt_bench.data.bad_images import OnTried, unreadable
 from lt_bench.data.benchmarks import BENCHMARKS, Benchmark, facts_of, read_split
@@ -18,6 +17,7 @@ from lt_bench.data.listed import hint
 from lt_bench.data.types import ImageFiles, LongTailData, Report, Split
 from lt_bench.errors import DataError
 from lt_bench.metrics import shot_groups
+from lt_bench.schema import Spec, bind, build
 
 PROBLEMS_SHOWN = 20
 

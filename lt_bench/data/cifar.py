@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lt_bench.config import ImbalanceFactor
 from lt_bench.data import cifar_sources
 from lt_bench.data.cifar_sources import Family, Source
 from lt_bench.data.lists import (
@@ -25,6 +24,7 @@ from lt_bench.data.lists import (
 from lt_bench.data.profiles import ImbalanceType, SubsetSeed, class_counts, ldam_positions
 from lt_bench.data.types import LongTailData, Split
 from lt_bench.errors import DataError
+from lt_bench.schema import ImbalanceFactor
 
 Subset = Literal["lt_bench", "ldam"]
 

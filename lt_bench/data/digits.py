@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lt_bench.config import ImbalanceFactor
 from lt_bench.data.lists import (
     Item,
     by_label,
@@ -20,6 +19,7 @@ from lt_bench.data.lists import (
 )
 from lt_bench.data.profiles import ImbalanceType, SubsetSeed, class_counts
 from lt_bench.data.types import LongTailData, Split
+from lt_bench.schema import ImbalanceFactor
 
 NUM_CLASSES = 10
 TEST_PER_CLASS = 50

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from lt_bench.config import Spec
 from lt_bench.data.images import Window, pixels
 from lt_bench.data.loading import Batches, Loader
 from lt_bench.data.transforms import Views
 from lt_bench.data.types import ImageFiles
 from lt_bench.errors import ConfigError, DataError, RunError
+from lt_bench.schema import Spec
 
 # Images handed over at a time: small enough that all workers share a batch.
 PORTION = 32

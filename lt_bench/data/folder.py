@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from lt_bench.config import Count, ImbalanceFactor
 from lt_bench.data.benchmarks import IMAGENET_MEAN, IMAGENET_STD
 from lt_bench.data.image_list import MAX_DIGITS, parse, read_text
 from lt_bench.data.images import FolderReader, Reader, is_image_name
@@ -18,6 +17,7 @@ from lt_bench.data.pack import pack_path, read_pack
 from lt_bench.data.profiles import SubsetSeed, largest_counts
 from lt_bench.data.types import LongTailData
 from lt_bench.errors import ConfigError, DataError
+from lt_bench.schema import Count, ImbalanceFactor
 
 SPLITS = ("train", "val", "test")
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 
-from lt_bench.config import Count, ImbalanceFactor
 from lt_bench.data import layouts
 from lt_bench.data.benchmarks import (
     IMAGENET_LT,
@@ -27,6 +26,7 @@ from lt_bench.data.pack import pack_path, read_pack
 from lt_bench.data.profiles import SubsetSeed, largest_counts
 from lt_bench.data.types import ImageFiles, LongTailData
 from lt_bench.errors import ConfigError, DataError
+from lt_bench.schema import Count, ImbalanceFactor
 
 Decode = Literal["exact", "scaled"]
 ListName = Literal["published", "generated"]

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lt_bench.config import Spec, build
 from lt_bench.data.transforms import TRANSFORMS, Change, Transform, Views
 from lt_bench.data.types import Split
 from lt_bench.errors import ConfigError
 from lt_bench.runtime import share_of_rank
+from lt_bench.schema import Spec, build
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 

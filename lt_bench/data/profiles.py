@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lt_bench.config import Range
 from lt_bench.errors import ConfigError
+from lt_bench.schema import Range
 
 ImbalanceType = Literal["exponential", "step"]
 Profile = Literal["exponential", "step", "pareto"]

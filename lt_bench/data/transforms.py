@@ -12,9 +12,9 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lt_bench.config import Count, Fraction, NonNegative, Positive, Range
 from lt_bench.data.images import RandomWindow, Window
 from lt_bench.errors import ConfigError
+from lt_bench.schema import Count, Fraction, NonNegative, Positive, Range
 
 # Changes the pixels, in 0..1, of the images of a batch; the slice says which of the epoch they are.
 Change = Callable[[Tensor, slice], Tensor]
@@ -131,8 +131,8 @@ class ColorJitter(Transform):
             kind_B = order_BK[:, place]
             factor_B111 = factor_BK.gather(1, kind_B[:, None])[:, :, None, None]
             kind_B111 = kind_B[:, None, None, None]
-            red, green, blue = images.split(1, dim=1)
-            gray_B1HW = 0.299 * red + 0.587 * green + 0.114 * blue
+            red, green, blue = images.unbind(1)
+            gray_B1HW = (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]
             mean_B111 = gray_B1HW.mean(dim=(2, 3), keepdim=True)
             other = torch.where(kind_B111 == self.CONTRAST, mean_B111, gray_B1HW)
             other = torch.where(kind_B111 == self.BRIGHTNESS, 0, other)

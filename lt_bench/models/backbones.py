@@ -1,8 +1,8 @@
 """Every backbone a recipe can name."""
 
-from lt_bench.config import Table
 from lt_bench.models.cifar_resnet import CifarResNet, SmallConvNet
 from lt_bench.models.pretrained import resnet10, timm
+from lt_bench.schema import Table
 
 BACKBONES: Table = {
     "cifar_resnet": CifarResNet,

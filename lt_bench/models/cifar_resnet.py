@@ -8,8 +8,8 @@ from typing import Annotated, Self
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lt_bench.config import Range
 from lt_bench.models.folding import fold
+from lt_bench.schema import Range
 
 
 class BasicBlock(nn.Module):

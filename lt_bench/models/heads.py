@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lt_bench.class_vectors import log_prior
-from lt_bench.config import Table
+from lt_bench.schema import Table
 
 
 class LinearHead(nn.Linear):
