@@ -186,11 +186,12 @@ def _cell(row: Row, name: str, column: Column, text: str, is_bold: bool) -> str:
         return f'<td class="none" data-value=""{_group(name)}>{text}</td>'
     first, _, sd = text.partition(" ")
     shown = f"<strong>{first}</strong>" if is_bold else first
+    shown += f" <small>{sd}</small>" if sd else ""
     share = f' style="--share: {100 * min(max(mean, 0), 1):.0f}%"' if column.factor == 100 else ""
     return (
         f'<td data-value="{column.factor * mean:.6g}"{_group(name)}>'
         f'<button type="button" class="cell" popovertarget="{_runs_id(row)}"{share}>'
-        f"{shown} <small>{sd}</small></button></td>"
+        f"{shown}</button></td>"
     )
 
 

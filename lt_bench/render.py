@@ -124,11 +124,11 @@ def facts_of_runs(rows: Sequence[Row]) -> str:
 
 
 def score(row: Row, name: str, column: Column) -> str:
-    """A cell: mean ± standard deviation over seeds."""
+    """A cell: mean ± standard deviation over seeds; of one seed, its value."""
     mean, sd = row.mean(name), row.sd(name)
     if mean is None:
         return NO_VALUE
-    return f"{column.printed(mean)} ± {NO_VALUE if sd is None else column.printed(sd)}"
+    return column.printed(mean) if sd is None else f"{column.printed(mean)} ± {column.printed(sd)}"
 
 
 def score_grid(columns: Mapping[str, Column], rows: Sequence[Row]) -> Grid:
