@@ -255,8 +255,10 @@ def shortened(config: RunConfig) -> RunConfig | None:
 
 
 def _full_epochs(config: RunConfig) -> int:
-    said = gather(config.recipe.split(":")[0], config.overlay).tree
-    return int(said.get("optim", {}).get("epochs", 0))
+    """The most that the recipe asks for, with all its variants or the first of them alone."""
+    names = config.recipe.split(":")
+    stages = (gather(":".join(names[: i + 1]), config.overlay).tree for i in range(len(names)))
+    return max(int(tree.get("optim", {}).get("epochs", 0)) for tree in stages)
 
 
 def _data_identity(record: Record) -> str:

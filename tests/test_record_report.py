@@ -525,6 +525,22 @@ def test_a_mark_that_all_rows_share_stands_above_them(checkout, results):
     assert frame["marks"].str.contains("short recipe").all()
 
 
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "full"),
+    [
+        ("cifar100_lt:short", (), 200),
+        ("cifar100_lt:eql:short", (), 337),
+        ("cifar100_lt:eql", ("optim.epochs=250",), 337),
+        ("cifar100_lt:eql", (), None),
+        ("inat2018:epochs200", (), None),
+    ],
+)
+def test_the_full_length_is_that_of_the_variants(recipe, overrides, full):
+    config = load(recipe, "ce", overrides)
+    assert (tables.shortened(config) is None) == (full is None)
+    assert full in (None, tables._full_epochs(config))
+
+
 def test_a_run_of_full_length_is_not_marked_short(checkout, results):
     fill_with(results)
     assert "short" not in report.write_table("table", results)
