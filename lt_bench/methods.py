@@ -105,6 +105,11 @@ class Method(nn.Module):
             if name.startswith(("backbone.", "head."))
         }
 
+    def load_model_state(self, state: Mapping[str, Tensor]) -> None:
+        """Predict as the method did whose `model_state` this is."""
+        self.backbone.load_state_dict(_below("backbone.", state))
+        self.head.load_state_dict(_below("head.", state))
+
 
 class OneStage(Method):
     """Backbone and head together under one objective."""

@@ -129,10 +129,7 @@ def _trained(record: Record, config: RunConfig, results: Path) -> Method:
     method = make_method(config, record.data)
     state = load_model(path)
     try:
-        for name, part in (("backbone.", method.backbone), ("head.", method.head)):
-            part.load_state_dict(
-                {key.removeprefix(name): v for key, v in state.items() if key.startswith(name)}
-            )
+        method.load_model_state(state)
     except RuntimeError as error:
         raise not_usable(path, "does not fit the network of its run") from error
     return method

@@ -26,8 +26,8 @@ DATASETS: Mapping[str, Callable[..., LongTailData]] = {
 class Preprocessing:
     """What a network of a dataset is given of an image: pixels in 0..1, less mean, over std.
 
-    As many channels as `mean` has. An image is resized as a whole to `size`, or, where there is
-    none, cut out of as the recipe's evaluation does.
+    As many channels as `mean` has. The short side is resized to `size` and the middle square
+    taken; where there is no `size`, an image is resized and cut as for the recipe's evaluation.
     """
 
     mean: Sequence[float]
