@@ -104,10 +104,11 @@ def train(arguments: argparse.Namespace) -> int:
 def table(arguments: argparse.Namespace) -> int:
     """run what is missing of a results table, print and write it"""
     from lt_bench import report
+    from lt_bench.config import in_folder
 
     missing = report.missing(arguments.name, arguments.results)
     if arguments.dry_run:
-        print(*(config.command for config in missing), sep="\n")
+        print(*(in_folder(run.command, arguments.results) for run in missing), sep="\n")
         return 0
     status = 0
     if missing:
@@ -340,6 +341,7 @@ def _run_all(
 
     One that fails does not stop the others; the end lists what failed, with its command.
     """
+    from lt_bench.config import in_folder
     from lt_bench.running import outcomes
     from lt_bench.runtime import world_size
 
@@ -361,7 +363,7 @@ def _run_all(
             else:  # of our own making; it keeps its traceback
                 logger.error(f"{config.run_id}: failed", exc_info=outcome)
             status = max(status, USER_MISTAKE if isinstance(outcome, UserError) else FAILED_RUN)
-            failed.append(config.command)
+            failed.append(in_folder(config.command, where.results))
             if world_size() > 1:  # the other ranks are still at this one
                 return status
     if failed:

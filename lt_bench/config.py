@@ -98,6 +98,15 @@ class RunConfig:
         return {key: _plain(value) for key, value in vars(self).items()}
 
 
+def in_folder(command: str, results: Path) -> str:
+    """The command, with what it needs to use this results folder; nothing for the default one."""
+    folder = results.resolve()
+    if folder == ROOT / "results":
+        return command
+    named = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    return f"{command} --results {shlex.quote(str(named))}"
+
+
 # Set by `load` itself, never by a file or on the command line.
 NAMED_BY_LOAD = ("recipe", "overlay", "digest", "overrides", "parent")
 

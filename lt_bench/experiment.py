@@ -19,7 +19,7 @@ from lt_bench.checkpoint import (
     not_usable,
     save_tensors,
 )
-from lt_bench.config import RunConfig, load, with_seed
+from lt_bench.config import RunConfig, in_folder, load, with_seed
 from lt_bench.data.bad_images import without_unreadable
 from lt_bench.data.datasets import DATASETS
 from lt_bench.data.file_loading import FileLoader
@@ -239,11 +239,11 @@ def parent_state(parent: RunConfig, results: Path) -> dict[str, torch.Tensor]:
             with owned(folder, f"parent: {parent.run_id} is being trained"):
                 pass
         if not (folder / "record.json").exists():  # which may have come in the meantime
-            raise ConfigError(f"parent: {parent.run_id} has no record; run {parent.command}")
+            command = in_folder(parent.command, results)
+            raise ConfigError(f"parent: {parent.run_id} has no record; run {command}")
     if not (folder / "model.pt").exists():
-        raise ConfigError(
-            f"parent: {parent.run_id} has a record but no model.pt; run {parent.command} --again"
-        )
+        command = in_folder(f"{parent.command} --again", results)
+        raise ConfigError(f"parent: {parent.run_id} has a record but no model.pt; run {command}")
     return load_model(folder / "model.pt")
 
 

@@ -48,12 +48,15 @@ class Difference:
 
 
 def t_interval(differences: Sequence[float]) -> Interval | None:
-    """The mean's interval if the differences are draws from a normal distribution; None below 2."""
+    """The mean's interval if the differences are draws from a normal distribution.
+
+    None below two of them, and where all are the same: no width would say how sure one can be.
+    """
     n = len(differences)
-    if n < 2:
+    if n < 2 or (sd := statistics.stdev(differences)) < 1e-9:
         return None
     mean = statistics.fmean(differences)
-    half = T_975[min(n - 1, len(T_975)) - 1] * statistics.stdev(differences) / math.sqrt(n)
+    half = T_975[min(n - 1, len(T_975)) - 1] * sd / math.sqrt(n)
     return Interval(mean - half, mean + half)
 
 

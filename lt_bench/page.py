@@ -11,13 +11,14 @@ from string import Template
 
 from PIL import Image
 
+from lt_bench.config import in_folder
 from lt_bench.files import write_text_whole
 from lt_bench.metrics import SHOT_GROUPS
 from lt_bench.published import Beside
-from lt_bench.record import Record
 from lt_bench.render import (
     Grid,
     across_grid,
+    commit,
     difference_grids,
     facts,
     heading,
@@ -28,6 +29,7 @@ from lt_bench.render import (
     score_grid,
     settings,
     shared_marks,
+    title,
     told_marks,
 )
 from lt_bench.report import Results, beside_published
@@ -66,9 +68,12 @@ def render_page(results: Results) -> str:
     tables = sorted(results.filled, key=lambda table: bool(table.config.vary))
     published = beside_published(results)
     rows = [row for table in tables for listed in table.rows.values() for row in listed]
-    titles = {table.name: _title(table) for table in tables}
+    titles = {table.name: title(table) for table in tables}
     titles |= {"published": "Ours beside published"} if published else {}
-    articles = [*(_article(table, results.folder) for table in tables), *_runs(tables)]
+    articles = [
+        *(_article(table, results.folder) for table in tables),
+        *_runs(tables, results.folder),
+    ]
     articles += [_published(published)] if published else []
     template, style, script = (
         Path(__file__).with_name(f"page.{kind}").read_text(encoding="utf-8")
@@ -96,7 +101,7 @@ def _without_images(page: str) -> str:
 
 
 def _article(table: Filled, results: Path) -> str:
-    parts = [f"<h2>{escape(_title(table))}</h2>"]
+    parts = [f"<h2>{escape(title(table))}</h2>"]
     parts += [f"<p>{escape(text)}</p>" for text in (table.config.note,) if text]
     parts += [_section(table, section, rows) for section, rows in table.rows.items()]
     if across := across_grid(table):
@@ -106,12 +111,12 @@ def _article(table: Filled, results: Path) -> str:
             f"<p>{escape(across.about)}</p>{_plain_table(across)}</div>"
         )
     if table.missing and table.name == table.table:
-        commands = "\n".join(missing_commands(table.missing))
-        title = f"{len(table.missing)} of {table.num_runs} runs are missing: commands"
-        parts.append(_foldable(title, commands, table.name))
+        commands = "\n".join(missing_commands(table.missing, results))
+        said = f"{len(table.missing)} of {table.num_runs} runs are missing: commands"
+        parts.append(_foldable(said, commands, table.name))
     elif table.missing:
-        parts.append(f'<p class="facts">{escape(missing_runs(table))}</p>')
-    parts.append(_foldable("LaTeX (booktabs)", render_latex(table), f"{table.name}-tex"))
+        parts.append(f'<p class="facts">{escape(missing_runs(table, results))}</p>')
+    parts.append(_foldable("LaTeX (booktabs)", render_latex(table, results), f"{table.name}-tex"))
     parts.append(_foldable("CSV", render_csv(table), f"{table.name}-csv"))
     parts += _figures(table, results)
     return f'<article class="table" id="{escape(table.name)}">{"".join(parts)}</article>'
@@ -196,23 +201,25 @@ def _cell(row: Row, name: str, column: Column, text: str, is_bold: bool) -> str:
 
 
 def _runs_id(row: Row) -> str:
-    return f"runs-{row.config.recipe.replace(':', '.')}-{row.config.digest[:12]}"
+    seeds = "-".join(str(record.seed) for record in row.records)
+    return f"runs-{row.config.recipe.replace(':', '.')}-{row.config.digest[:12]}-{seeds}"
 
 
-def _runs(tables: Sequence[Filled]) -> list[str]:
+def _runs(tables: Sequence[Filled], results: Path) -> list[str]:
     """What opens behind the scores, once for each row of runs: further reports share it."""
     found: dict[str, str] = {}
     for table in tables:
         for row in (row for rows in table.rows.values() for row in rows):
             if _runs_id(row) not in found:
-                found[_runs_id(row)] = _runs_of(table, row)
+                found[_runs_id(row)] = _runs_of(table, row, results)
     return list(found.values())
 
 
-def _runs_of(table: Filled, row: Row) -> str:
-    """The command, and each seed's record, scores and machine."""
+def _runs_of(table: Filled, row: Row, results: Path) -> str:
+    """The command that makes them again, and each seed's record, scores and machine."""
     command = row.records[0].command.rpartition(" seed=")[0]
     seeds = " ".join(str(record.seed) for record in row.records)
+    command = in_folder(f"{command} --seeds {seeds} --again", results)
     lines = []
     for record, scores in zip(row.records, row.scores, strict=True):
         cells = [
@@ -220,7 +227,7 @@ def _runs_of(table: Filled, row: Row) -> str:
             for name, column in table.columns.items()
         ]
         link = f'<a href="runs/{escape(record.run_id)}/record.json">seed {record.seed}</a>'
-        machine = [_commit(record), str(record.environment.get("precision"))]
+        machine = [commit(record), str(record.environment.get("precision"))]
         shown = _joined("<td>{}</td>", [*cells, *machine])
         lines.append(f"<tr><td>{link}</td>{shown}<td>{record.seconds:,.0f} s</td></tr>")
     heads = ["record", *(c.header for c in table.columns.values()), "commit", "precision", "time"]
@@ -231,16 +238,10 @@ def _runs_of(table: Filled, row: Row) -> str:
         f'<div popover id="{name}" aria-label="Runs of {escape(row.name)}">'
         f'<button type="button" class="close" popovertarget="{name}" aria-label="Close">✕</button>'
         f"<h4>{escape(row.name)}</h4>"
-        f'<pre><code id="{code}">{escape(command)} --seeds {seeds}</code></pre>'
+        f'<pre><code id="{code}">{escape(command)}</code></pre>'
         f'<button type="button" class="copy" data-from="{code}">Copy command</button>'
         f"{_table(head, lines)}</div>"
     )
-
-
-def _commit(record: Record) -> str:
-    commit = record.environment.get("commit")
-    changed = " (changed)" if record.environment.get("dirty") else ""
-    return f"{str(commit)[:8]}{changed}" if commit else "–"
 
 
 def _plain_table(grid: Grid, columns: Mapping[str, Column] | None = None) -> str:
@@ -280,10 +281,10 @@ def _published(groups: Sequence[Beside]) -> str:
     return f'<article class="table" id="published">{"".join(parts)}</article>'
 
 
-def _foldable(title: str, text: str, name: str) -> str:
+def _foldable(summary: str, text: str, name: str) -> str:
     code = f"text-{escape(name)}"
     return (
-        f"<details><summary>{escape(title)}</summary>"
+        f"<details><summary>{escape(summary)}</summary>"
         f'<button type="button" class="copy" data-from="{code}">Copy</button>'
         f'<pre tabindex="0"><code id="{code}">{escape(text)}</code></pre></details>'
     )
@@ -317,11 +318,6 @@ def _picture(path: Path, _changed: int) -> str:
         few = image.convert("RGB").quantize(32, dither=Image.Dither.NONE).convert("RGB")
         few.save(file, "WEBP", lossless=True, quality=30, method=2)
         return base64.b64encode(file.getvalue()).decode()
-
-
-def _title(table: Filled) -> str:
-    title, kind = table.config.title, table.config.report.name
-    return title if kind == "shots" else f"{title}: {kind}"
 
 
 CAPTIONS = {

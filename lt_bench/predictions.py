@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from lt_bench.checkpoint import load_model, not_usable
-from lt_bench.config import RunConfig
+from lt_bench.config import RunConfig, in_folder
 from lt_bench.data.bad_images import unreadable
 from lt_bench.data.datasets import PREPROCESSING, Preprocessing
 from lt_bench.data.file_loading import FileLoader
@@ -119,10 +119,8 @@ def _trained(record: Record, config: RunConfig, results: Path) -> Method:
     """The method with the weights that its run left."""
     path = results / "runs" / config.run_id / "model.pt"
     if not path.exists():
-        raise ConfigError(
-            f"{path}: not there, the record alone is; run {config.command} --again --results "
-            f"{results}"
-        )
+        command = in_folder(f"{config.command} --again", results)
+        raise ConfigError(f"{path}: not there, the record alone is; run {command}")
     if "pretrained" in config.backbone.options:  # which would be fetched, and then overwritten
         options = {**config.backbone.options, "pretrained": False}
         config = replace(config, backbone=replace(config.backbone, options=options))

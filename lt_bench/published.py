@@ -30,7 +30,7 @@ FAMILIES = {
 NEVER_PUBLISHED = ("sdn", "recall")
 
 ABOUT = (
-    "Top-1 in %. Published: lowest to highest of the independent runs of the same recipe, of the "
+    "Top-1 in %. Published: lowest to highest of the values printed for the same recipe, by the "
     "sources below. Ours: mean ± standard deviation over n seeds, the last epoch of full runs on "
     "our own subset; short runs are not compared. Published values often are the best epoch on the "
     "test split, which is above the last."
@@ -135,7 +135,7 @@ def verdict(ours_percent: float, low: float, high: float, tolerance: float) -> s
     if gap <= 0:
         return "in the spread"
     side = "below" if ours_percent < low else "above"
-    return f"{gap:.1f} {side}" + ("" if gap <= tolerance else ": OUTSIDE the band")
+    return f"{gap:.2f} {side}" + ("" if gap <= tolerance else ": OUTSIDE the band")
 
 
 def _family(config: RunConfig) -> str | None:

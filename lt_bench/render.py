@@ -1,14 +1,16 @@
 """Tables as text: Markdown for reading, CSV for computing, LaTeX (booktabs) for papers."""
 
+import math
 import shlex
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
 from lt_bench import metrics
-from lt_bench.config import RunConfig
+from lt_bench.config import RunConfig, in_folder
 from lt_bench.intervals import Difference
 from lt_bench.record import Record
 from lt_bench.tables import (
@@ -39,7 +41,10 @@ LATEX = str.maketrans(
         "−": "$-$",
     }
 )
-OVER = {"seeds": "seeds (Student's t)", "images": "test images (bootstrap within classes)"}
+OVER = {
+    "seeds": "seeds (Student's t, where they differ)",
+    "images": "test images (bootstrap within classes)",
+}
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,10 @@ def render_csv(table: Filled) -> str:
     return text
 
 
-def render_markdown(table: Filled) -> str:
+def render_markdown(table: Filled, results: Path) -> str:
     """What was run, a grid per section, its marks explained, and what makes the missing runs."""
     config = table.config
-    parts = [f"# {config.title}"]
+    parts = [f"# {title(table)}"]
     if config.note:
         parts.append(config.note)
     if config.overrides:
@@ -71,27 +76,28 @@ def render_markdown(table: Filled) -> str:
     if across := across_grid(table):
         parts += ["## Across the sections", across.about, markdown_grid(across)]
     if table.missing:
-        parts += ["## Missing", missing_runs(table, "`")]
+        parts += ["## Missing", missing_runs(table, results, "`")]
         if table.name == table.table:
-            parts.append("\n".join(["```", *missing_commands(table.missing), "```"]))
+            parts.append("\n".join(["```", *missing_commands(table.missing, results), "```"]))
     return "\n\n".join(parts) + "\n"
 
 
-def render_latex(table: Filled) -> str:
+def render_latex(table: Filled, results: Path) -> str:
     """A booktabs table per section: mean and standard deviation, the best in bold as elsewhere."""
     parts = [
         f"% Made by python run.py report from the records of table {table.table}; needs booktabs."
     ]
     if table.missing:
-        parts.append(f"% {missing_runs(table)}")
+        parts.append(f"% {missing_runs(table, results)}")
     for section, rows in table.rows.items():
         label = f"tab:{table.name_of(section)}"
-        caption = f"{table.config.title}: {heading(rows)}, {settings(section)}."
+        caption = [f"{title(table)}. {heading(rows)}, {settings(section)}.", facts_of_runs(rows)]
+        caption += [*how_to_read(table, rows), *told_marks(rows)]
         grid = score_grid(table.columns, rows)
         lines = [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{latex(' '.join([caption, facts_of_runs(rows), *told_marks(rows)]))}}}",
+            rf"\caption{{{latex(' '.join(caption))}}}",
             rf"\label{{{label}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(grid.head) - 1)}}}",
             r"\toprule",
@@ -110,13 +116,21 @@ def latex(text: str) -> str:
     return " ".join(text.split()).translate(LATEX)
 
 
+def title(table: Filled) -> str:
+    """The table's title, and which report of its runs this is."""
+    named, kind = table.config.title, table.config.report.name
+    return named if kind == "shots" else f"{named}: {kind}"
+
+
 def heading(rows: Sequence[Row]) -> str:
     return dataset_name(rows[0].config)
 
 
 def facts_of_runs(rows: Sequence[Row]) -> str:
-    """Network, length and optimisation, in a sentence."""
+    """Network, length and optimisation, in a sentence; second stages are marked."""
     config = rows[0].config
+    while config.parent:
+        config = config.parent
     return (
         f"{backbone_name(config.backbone)}, {config.optim.epochs} epochs, the last one reported; "
         f"batch {config.optim.batch_size}, learning rate {config.optim.lr:g}."
@@ -146,21 +160,22 @@ def score_grid(columns: Mapping[str, Column], rows: Sequence[Row]) -> Grid:
     return Grid("", head, lines, frozenset(bold))
 
 
-def missing_runs(table: Filled, quote: str = "") -> str:
+def missing_runs(table: Filled, results: Path, quote: str = "") -> str:
     """How many runs are missing, and what makes them."""
-    command = f"{quote}python run.py table {table.table}{quote}"
+    command = in_folder(f"python run.py table {table.table}", results)
+    command = f"{quote}{command}{quote}"
     return f"{len(table.missing)} of {table.num_runs} runs are missing; {command} makes them" + (
         ", or row by row:" if table.name == table.table and quote else "."
     )
 
 
-def missing_commands(runs: Sequence[RunConfig]) -> list[str]:
+def missing_commands(runs: Sequence[RunConfig], results: Path) -> list[str]:
     """A command per row of missing runs, in the order to run them."""
     seeds: dict[tuple[str, ...], list[str]] = {}
     for run in runs:
         seeds.setdefault((run.recipe, run.overlay, *run.overrides), []).append(str(run.seed))
     return [
-        shlex.join(["python", "run.py", "train", *words, "--seeds", *listed])
+        in_folder(shlex.join(["python", "run.py", "train", *words, "--seeds", *listed]), results)
         for words, listed in seeds.items()
     ]
 
@@ -213,8 +228,14 @@ def facts(table: Filled, rows: Sequence[Row]) -> list[str]:
     ]
     if set(metrics.SHOT_GROUPS) <= set(table.columns):
         lines.append(_shot_groups(data.class_counts, **table.config.report.options))
-    machines = sorted({_machine(record) for row in rows for record in row.records})
-    lines.append(f"Ran on {'; '.join(machines)}.")
+    records = [record for row in rows for record in row.records]
+    machines, code = (sorted(set(map(said, records))) for said in (_machine, commit))
+    lines.append(f"Ran on {'; '.join(machines)}. Code: {', '.join(code)}.")
+    return lines + how_to_read(table, rows)
+
+
+def how_to_read(table: Filled, rows: Sequence[Row]) -> list[str]:
+    """What the scores are, their unit and spread, and what is bold."""
     columns = table.columns.values()
     unit = "In %, mean" if all(column.factor == 100 for column in columns) else "Mean"
     bold = "; the best mean is bold" if any(column.best for column in columns) else ""
@@ -222,7 +243,7 @@ def facts(table: Filled, rows: Sequence[Row]) -> list[str]:
         first = rows[0].name
         bold += f" if its difference to {first} (for {first} itself, the next best's) has 95 % "
         bold += "intervals without zero"
-    lines.append(f"{table.caption} {unit} ± standard deviation (n - 1) over n seeds{bold}.")
+    lines = [f"{table.caption} {unit} ± standard deviation (n - 1) over n seeds{bold}."]
     return lines + [f"{column.header}: {column.about}." for column in columns if column.about]
 
 
@@ -265,13 +286,11 @@ def across_grid(table: Filled) -> Grid | None:
     lines = []
     for name, found in by_name.items():
         means = [row.mean(HEADLINE) if (row := found.get(key)) else None for key in table.rows]
-        known = [mean for mean in means if mean is not None]
         cells = [NO_VALUE if mean is None else column.printed(mean) for mean in means]
         cells.append(f"{place[name]:.1f}" if name in place else NO_VALUE)
         if varied:
-            within = [sd**2 for row in found.values() if (sd := row.sd(HEADLINE)) is not None]
-            cells.append(column.printed(statistics.fmean(within) ** 0.5) if within else NO_VALUE)
-            cells.append(column.printed(statistics.stdev(known)) if len(known) > 1 else NO_VALUE)
+            spreads = _sd_of_seeds(found), _sd_of_sections(found)
+            cells += [NO_VALUE if sd is None else column.printed(sd) for sd in spreads]
         lines.append([name, *cells])
     about = (
         f"Score {column.header} of each section, and the mean of its ranks there (1 is best) "
@@ -279,11 +298,31 @@ def across_grid(table: Filled) -> Grid | None:
     )
     if varied:
         about += (
-            " The sd over seeds is pooled over the sections; the sd over sections is of their "
-            "means, and holds what the seeds add to it."
+            " The sd over seeds is pooled over the sections; the sd over sections is what the "
+            "seeds do not explain of the spread of their means (one-way random effects), 0.0 "
+            "where they explain all of it."
         )
-    spreads = ["sd over seeds", "sd over sections"] if varied else []
-    return Grid(about, ["method", *section_names(table), "mean rank", *spreads], lines)
+    spread = ["sd over seeds", "sd over sections"] if varied else []
+    return Grid(about, ["method", *section_names(table), "mean rank", *spread], lines)
+
+
+def _sd_of_seeds(rows: Mapping[str, Row]) -> float | None:
+    """Pooled over the sections."""
+    known = [sd**2 for row in rows.values() if (sd := row.sd(HEADLINE)) is not None]
+    return math.sqrt(statistics.fmean(known)) if known else None
+
+
+def _sd_of_sections(rows: Mapping[str, Row]) -> float | None:
+    """What is left of the variance of the sections' means without the seeds' share of it."""
+    means = [mean for row in rows.values() if (mean := row.mean(HEADLINE)) is not None]
+    shares = [
+        sd**2 / len(row.values(HEADLINE))
+        for row in rows.values()
+        if (sd := row.sd(HEADLINE)) is not None
+    ]
+    if len(means) < 2 or not shares:
+        return None
+    return math.sqrt(max(0.0, statistics.variance(means) - statistics.fmean(shares)))
 
 
 def section_names(table: Filled) -> list[str]:
@@ -365,6 +404,12 @@ def _shot_groups(
         f"Groups by training images per class: many: more than {many} ({sizes['many']}); "
         f"medium: {few} to {many} ({sizes['medium']}); few: fewer than {few} ({sizes['few']})."
     )
+
+
+def commit(record: Record) -> str:
+    """The version of the code that made a record."""
+    named = str(record.environment.get("commit") or "not known")[:8]
+    return f"{named} (changed)" if record.environment.get("dirty") else named
 
 
 def _machine(record: Record) -> str:

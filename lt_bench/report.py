@@ -119,7 +119,7 @@ def write_table(name: str, results: Path) -> str:
     for table in (tables := all_reports(name, records)):
         for path, text in _texts(table, results).items():
             write_text_whole(path, text)
-    return render_markdown(tables[0])
+    return render_markdown(tables[0], results)
 
 
 def all_reports(name: str, records: Sequence[Record]) -> list[Filled]:
@@ -223,7 +223,7 @@ def spread(record: Record, runs: Runs) -> Scores:
 def shifted(
     record: Record, runs: Runs, *, factors: tuple[Positive, ...] = (50.0, 10.0, 2.0)
 ) -> Scores:
-    """Accuracy if the test classes were as long-tailed as training's (forward) or the reverse."""
+    """Accuracy if the test classes were long-tailed by a factor, as training is or the reverse."""
     shifts = {f"forward_{factor:g}": (factor, False) for factor in factors}
     shifts["uniform"] = (1.0, False)
     shifts |= {f"backward_{factor:g}": (factor, True) for factor in reversed(factors)}
@@ -325,9 +325,9 @@ def _rows(
 def _texts(table: Filled, results: Path) -> dict[Path, str]:
     stem = results / "tables" / table.name
     return {
-        stem.with_suffix(".md"): render_markdown(table),
+        stem.with_suffix(".md"): render_markdown(table, results),
         stem.with_suffix(".csv"): render_csv(table),
-        stem.with_suffix(".tex"): render_latex(table),
+        stem.with_suffix(".tex"): render_latex(table, results),
     }
 
 

@@ -239,6 +239,12 @@ def _marks(row: Row, data: Counter[str], computed: Counter[str]) -> Iterator[str
     usual = computed.most_common(1)[0][0]
     if used != {usual}:
         yield f"computed in {' and in '.join(sorted(used))}; most runs here in {usual}"
+    commits = {str(record.environment.get("commit"))[:8] for record in row.records}
+    if len(commits) > 1:
+        yield f"seeds of different versions of the code: {', '.join(sorted(commits))}"
+    if parent := row.config.parent:
+        epochs = f"{row.config.optim.epochs} epochs after the {parent.optim.epochs}"
+        yield f"second stage, {epochs} of {method_name(parent)}"
     if len(row.records) < row.num_seeds:
         yield f"{len(row.records)} of {row.num_seeds} seeds"
     if short := shortened(row.config):
@@ -331,9 +337,9 @@ def sorted_labels(record: Record) -> IntArray | None:
 def is_bold(rows: Sequence[Row], name: str, column: Column) -> list[bool]:
     """Which means to set in bold: the best as printed, and none where all are equal.
 
-    Where there are intervals, only if those of its difference to the first row exclude zero, each
-    kind that any row here has: one seed is not bold among rows of several. The first row itself,
-    if those of the next best do.
+    Where there are intervals, or rows of several seeds, only if those of its difference to the
+    first row exclude zero: each kind that any row here has, and the one over seeds as soon as a row
+    has two. The first row itself, if those of the next best do.
     """
     means = [row.mean(name) for row in rows]
     known = [mean for mean in means if mean is not None]
@@ -343,6 +349,8 @@ def is_bold(rows: Sequence[Row], name: str, column: Column) -> list[bool]:
     is_best = [mean is not None and column.printed(mean) == best for mean in means]
     gaps = [row.differences.get(name) for row in rows]
     kinds = {kind for gap in gaps if gap for kind in gap.over}
+    if any(len(row.records) > 1 for row in rows):
+        kinds.add("seeds")
     if not kinds:
         return is_best
     is_clear = [gap is not None and gap.is_clear(kinds) for gap in gaps]
@@ -370,6 +378,7 @@ def frame(table: Filled) -> pd.DataFrame:
 
 def _difference_cells(name: str, difference: Difference | None) -> dict[str, float | None]:
     cells: dict[str, float | None] = {f"{name}_gain": difference.mean if difference else None}
+    cells[f"{name}_gain_pairs"] = difference.pairs if difference else None
     for kind, end in itertools.product(("seeds", "images"), ("low", "high")):
         interval = difference.over.get(kind) if difference else None
         # 6 decimals: what a resampled interval means, and the same on every machine

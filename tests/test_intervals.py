@@ -30,6 +30,7 @@ def test_a_t_interval_is_scipys():
     found = t_interval(differences)
     assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-3)
     assert t_interval([1.0]) is None
+    assert t_interval([0.1 + 0.2, 0.3]) is None  # no width, no certainty
 
 
 def test_resampled_classes_are_images_drawn_with_replacement():

@@ -91,7 +91,7 @@ def test_every_score_leads_to_its_records_and_its_command(page, results):
         f"runs/{run.run_id}/record.json" for run in report.cells("other")
     }
     assert all((results / link).exists() for link in links)
-    assert "python run.py train small cb --seeds 0 1</code>" in page.read_text()
+    assert "python run.py train small cb --seeds 0 1 --again</code>" in page.read_text()
 
 
 def test_links_and_labels_name_what_is_there(page):
@@ -210,6 +210,6 @@ def test_sorting_and_filtering_in_a_browser(found):
     assert found["articles"] == ["other", "table"]
     assert found["dataset"] == ["other"]
     assert found["reset"] == ["other", "table", "table-spread"]
-    assert found["open"] == ["python run.py train small ce --seeds 0 1"]
+    assert found["open"] == ["python run.py train small ce --seeds 0 1 --again"]
     page_width, window_width = found["widths"]
     assert page_width <= window_width  # nothing but the tables scrolls sideways

@@ -84,8 +84,8 @@ def test_a_full_run_is_compared(results):
     text = render_published(report.beside_published(report.read_results(results)))
     cells = lines_of(text)
     assert cells["CE"] == ["38.0 .. 40.7", "6", "40.0 ± 1.0", "3", "in the spread"]
-    assert cells["LDAM-DRW"][2:] == ["40.0 ± 0.0", "3", "2.0 below: OUTSIDE the band"]
-    assert cells["SEQL"] == ["40.5", "1", "50.0", "1", "9.5 above: OUTSIDE the band"]
+    assert cells["LDAM-DRW"][2:] == ["40.0 ± 0.0", "3", "2.04 below: OUTSIDE the band"]
+    assert cells["SEQL"] == ["40.5", "1", "50.0", "1", "9.51 above: OUTSIDE the band"]
     assert cells["Focal"][2:] == ["not run", "0", "–"]
     assert cells["Recall"] == ["no published classification value", "0", "39.0", "1", "–"]
     assert cells["SDN (rep: recall, cls: CB)"][0] == "no published classification value"
@@ -122,9 +122,9 @@ def test_what_compares_with_what():
 
 def test_the_verdict_at_the_edges():
     assert verdict(38.0, 38.0, 40.7, 1.0) == "in the spread"
-    assert verdict(37.2, 38.0, 40.7, 1.0) == "0.8 below"
-    assert verdict(41.7, 38.0, 40.7, 1.0) == "1.0 above"
-    assert verdict(42.0, 38.0, 40.7, 1.0) == "1.3 above: OUTSIDE the band"
+    assert verdict(37.2, 38.0, 40.7, 1.0) == "0.80 below"
+    assert verdict(41.7, 38.0, 40.7, 1.0) == "1.00 above"
+    assert verdict(42.0, 38.0, 40.7, 1.0) == "1.30 above: OUTSIDE the band"
 
 
 def test_without_rows_there_is_nothing_to_say(tmp_path):

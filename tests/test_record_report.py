@@ -231,7 +231,7 @@ def test_any_one_value_replaced_is_read_or_refused(sound, data):
     except (DataError, UnicodeEncodeError):
         return
     assert isinstance(found, Record)
-    report.render_markdown(report.fill("table", [found]))
+    report.render_markdown(report.fill("table", [found]), sound.parent)
     for scores in report.REPORTS.values():
         assert scores(found, {})
 
@@ -325,7 +325,7 @@ def test_the_first_row_is_bold_where_the_next_best_is_clearly_worse(checkout, re
     fill_with(results, correct=(9, 8, 5, 2))
     for run in report.cells("table"):
         if run.overlay == "ce":
-            write(make_record(run, correct=(9, 8, 5, 10)), results)
+            write(make_record(run, correct=(9, 8, 5, 9 + run.seed)), results)
     grid = rows(report.write_table("table", results))
     assert [cell.startswith("**") for cell in grid["CE"]] == [False, False, True, True, False]
     assert not any(cell.startswith("**") for cell in grid["mine"])
@@ -395,20 +395,54 @@ def test_thresholds_are_options_of_the_report(checkout, results):
 
 def test_one_seed_is_not_bold_among_rows_of_several(checkout, results):
     for run in report.cells("table"):
-        last = {"ce": 2, "cb": 5, "mine": 9}[run.overlay]
+        last = {"ce": 2, "cb": 9 + run.seed, "mine": 10}[run.overlay]
         if (run.overlay, run.seed) != ("mine", 1):
-            write(make_record(run, correct=(9, 8, 5, last + run.seed)), results)
+            write(make_record(run, correct=(9, 8, 5, last)), results)
     text = report.write_table("table", results)
-    assert rows(text)["mine [a]"][2] == "90.0"
+    assert rows(text)["mine [a]"][2] == "100.0"
     seeds, images = text.split("Difference to CE, paired by seed, with its 95 % interval over ")[1:]
-    assert seeds.startswith("seeds (Student's t):")
+    assert seeds.startswith("seeds (Student's t, where they differ):")
     assert "mine" not in rows(seeds)
-    assert rows(seeds)["CB"][2:] == ["+30.0 [+30.0, +30.0]", "+7.5 [+7.5, +7.5]", "2"]
+    assert rows(seeds)["CB"][2:] == ["+75.0 [+11.5, +138.5]", "+18.8 [+2.9, +34.6]", "2"]
     assert images.startswith("test images (bootstrap within classes):")
     assert rows(images)["mine"][4] == "1"
     assert rows(images)["CB"][4] == "2"
     (results / "runs" / report.cells("table")[4].run_id / "record.json").unlink()
-    assert rows(report.write_table("table", results))["CB"][2].startswith("**55.0**")
+    assert rows(report.write_table("table", results))["CB"][2].startswith("**95.0**")
+
+
+def test_two_seeds_beside_one_are_not_bold(checkout, results):
+    """One pair has no interval over seeds, whatever the means of two and one are."""
+    for run in report.cells("table"):
+        if run.overlay != "mine" and (run.overlay, run.seed) != ("ce", 1):
+            last = 9 + run.seed if run.overlay == "cb" else 2
+            write(make_record(run, correct=(9, 8, 5, last)), results)
+    for kind in ("shots", "spread"):
+        (checkout / "table.toml").write_text(f'{TABLE}report = "{kind}"')
+        text = report.write_table("table", results)
+        assert rows(text)["CE [a]"][-1] == "1"
+        assert rows(text)["CB"][-1] == "2"
+        assert "**" not in text
+
+
+def test_seeds_of_different_commits_and_second_stages_are_marked(checkout, results):
+    (checkout.parent / "methods" / "child.toml").write_text(
+        'parent = "ce"\nmethod = "retrain_head"\n[optim]\nepochs = 1'
+    )
+    (checkout / "table.toml").write_text(TABLE.replace('"mine"', '"child"'))
+    for run in report.cells("table"):
+        one = make_record(run)
+        commit = "b" * 40 if (run.overlay, run.seed) == ("cb", 1) else "a" * 40
+        write(replace(one, environment={**one.environment, "commit": commit}), results)
+    marks = report.table_frame("table", results)["marks"]
+    assert marks.tolist() == [
+        "",
+        "seeds of different versions of the code: aaaaaaaa, bbbbbbbb",
+        "second stage, 1 epochs after the 4 of CE",
+    ]
+    text = report.write_table("table", results)
+    assert "Code: aaaaaaaa, bbbbbbbb." in text
+    assert "4 epochs, the last one reported" in text
 
 
 def test_means_that_are_all_equal_are_not_bold(checkout, results):
@@ -590,7 +624,9 @@ def test_a_table_varies_a_setting_in_sections(checkout, results):
     assert "recipe `small` with `data.subset_seed=1`" in text
     across = rows(text.partition("## Across")[2])
     seeds = 2.5 * 2**0.5 / 2  # of 1 image in 40 between two seeds
-    assert across["CE"] == ["63.7", "66.3", "2.5", f"{seeds:.1f}", f"{seeds:.1f}"]
+    assert across["CE"][:4] == ["63.7", "66.3", "2.5", f"{seeds:.1f}"]
+    # of the means of two seeds, without the seeds' share
+    assert float(across["CE"][4]) == pytest.approx((2.5**2 / 2 - seeds**2 / 2) ** 0.5, abs=0.06)
     assert across["CB"][:3] == ["68.8", "71.2", "1.0"]
     (checkout / "table.toml").write_text(TABLE + 'vary = ["seed=1"]')
     with pytest.raises(ConfigError, match="vary: 'seed=1' has no effect; write it in seeds"):
@@ -615,7 +651,9 @@ def test_a_child_of_a_short_parent_is_marked_short(checkout, results):
     (checkout / "table.toml").write_text(child)
     fill_with(results)
     marks = report.table_frame("table", results)["marks"]
-    assert marks.tolist() == ["short recipe: 2 epochs, the full one has 4"]
+    assert marks.tolist() == [
+        "second stage, 1 epochs after the 2 of CE; short recipe: 2 epochs, the full one has 4"
+    ]
 
 
 LATEX = r"""
