@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         again = shlex.join(["python", "run.py", *argv])
         # of the others nothing is kept, so there is nothing to go on with
-        outlook = "goes on" if argv[0] in ("train", "table") else "starts over"
+        is_kept = argv[0] in ("train", "table") or argv[:2] == ["data", "pack"]
+        outlook = "goes on" if is_kept else "starts over"
         print(f"interrupted; the same command {outlook}: {again}", file=sys.stderr)
         return INTERRUPTED
 

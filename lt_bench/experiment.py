@@ -23,6 +23,7 @@ from lt_bench.config import RunConfig, in_folder, load, with_seed
 from lt_bench.data.bad_images import without_unreadable
 from lt_bench.data.datasets import DATASETS
 from lt_bench.data.file_loading import FileLoader
+from lt_bench.data.lists import published
 from lt_bench.data.loading import Loader, ResidentLoader
 from lt_bench.data.transforms import TRANSFORMS
 from lt_bench.data.types import ImageFiles, LongTailData, Split
@@ -90,7 +91,8 @@ def run(
 ) -> Record:
     """Train, evaluate and record one experiment; the record and the model lie in its run folder.
 
-    A stopped run goes on where it stood; a finished one is returned as it is.
+    A stopped run goes on where it stood; a finished one is returned as it is, unless the images
+    of one's own that are at hand are not those it saw.
 
     Args:
         on_epoch: called with the line of each finished epoch; in a run that goes on, also with
@@ -106,7 +108,7 @@ def run(
     folder = where.results / "runs" / config.run_id
     finished, checkpoint = folder / "record.json", folder / "checkpoint.pt"
     if finished.exists() and not again:
-        return read(finished)
+        return _of_these_images(read(finished), config, where)
     if rank():  # the first one owns the folder, tests and writes
         wait_for_ranks()
         _train(config, where, folder)
@@ -164,7 +166,7 @@ def _train(
         data = without_unreadable(data, workers=where.workers)
     method = make_method(config, data)
     if config.parent:
-        _load_parent(method, config.parent, where.results)
+        _load_parent(method, config.parent, data, where.results)
     method = where.place(method)
     sampler = bind("sampler", config.sampler, SAMPLERS)
     loader = make_loader(data, data.train, config, where)
@@ -315,8 +317,39 @@ def make_loader(
     return ResidentLoader(split, **options)
 
 
-def _load_parent(method: Method, parent: RunConfig, results: Path) -> None:
+def _of_these_images(record: Record, config: RunConfig, where: Runtime) -> Record:
+    """A finished run's record; of images that no list verifies, only if they are those at hand.
+
+    Raises:
+        ConfigError: they are other ones.
+    """
+    is_known = published(config.data.name) is not None or where.data_root is None
+    if is_known or where.on_bad_image == "skip":
+        return record
+    if _is_of(record, load_data(config.data, where.data_root)):
+        return record
+    again = in_folder(f"{config.command} --again", where.results)
+    raise ConfigError(
+        f"{config.run_id}: was run on other images than those in {where.data_root}; give another "
+        f"--results, or replace it: {again}"
+    )
+
+
+def _is_of(record: Record, data: LongTailData) -> bool:
+    return record.data.identity == dict(data.identity)
+
+
+def _load_parent(method: Method, parent: RunConfig, data: LongTailData, results: Path) -> None:
+    """Give the method what its parent learned, from the same images.
+
+    Raises:
+        ConfigError: the parent saw other images.
+        DataError: its model is damaged.
+    """
     state = parent_state(parent, results)
+    if not _is_of(read(record_path(results, parent.run_id)), data):
+        again = in_folder(f"{parent.command} --again", results)
+        raise ConfigError(f"parent: {parent.run_id} was run on other images; run {again}")
     try:
         method.load_parent(state)
     except RuntimeError as error:

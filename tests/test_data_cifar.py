@@ -268,6 +268,20 @@ def test_a_missing_or_empty_data_root_is_refused(tmp_path):
         DATASETS["cifar100_lt"](tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [("label", [None, 1]), ("label", ["a", "b"]), ("img", [b"x", b"y"]), ("img", [None, None])],
+)
+def test_shards_of_other_types_are_refused(small, tmp_path, column, cells):
+    root = small.write(tmp_path / "data", "parquet")
+    images = [{"bytes": b"x", "path": "x.png"}] * 2
+    path = root / "cifar10" / "train-00000-of-00002.parquet"
+    columns = {"img": images, "label": [0, 1], column: cells}
+    parquet.write_table(pyarrow.table(columns), path)
+    with pytest.raises(DataError, match=r"train-00000\S+: row 0 has no bytes of an image"):
+        cifar10(root)
+
+
 def test_a_damaged_official_file_is_never_unpickled(small, tmp_path, monkeypatch):
     root = small.write(tmp_path / "data", "folder")
     path = root / small.family.folder / "data_batch_1"

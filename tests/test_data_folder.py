@@ -24,6 +24,21 @@ TINY = ["optim.epochs=1", "optim.batch_size=16", "backbone.name=small_conv"]
 TINY += ["backbone.in_channels=3", "data.image_size=32"]
 
 
+MINE = """
+[data]
+name = "folder"
+image_size = 32
+[backbone]
+name = "small_conv"
+in_channels = 3
+[optim]
+epochs = 1
+batch_size = 16
+lr = 0.05
+schedule = "cosine"
+"""
+
+
 def fill(base, counts, split="train"):
     for name, count in counts.items():
         for i in range(count):
@@ -126,6 +141,96 @@ def test_list_files_serve_as_well(tmp_path):
         "'..'",
         f"{tmp_path}/train.txt:8: label 2, below 2 expected; labels count from 0",
     )
+
+
+def test_the_order_of_a_test_list_does_not_matter(tmp_path):
+    fill(tmp_path, {"x": 3, "z": 3}, "photos")
+    (tmp_path / "train.txt").write_text("photos/x/0.jpg 0\nphotos/z/0.jpg 1")
+    lines = ["photos/x/1.jpg 0", "photos/z/1.jpg 1", "photos/x/2.jpg 0", "photos/z/2.jpg 1"]
+    for order in (lines, lines[::-1]):
+        (tmp_path / "test.txt").write_text("\n".join(order))
+        data = folder(tmp_path)
+        assert data.test.listed == [line[:-2] for line in sorted(lines)]
+        assert data.test.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_an_image_listed_in_two_splits_is_refused(tmp_path):
+    fill(tmp_path, {"x": 2, "z": 2}, "photos")
+    (tmp_path / "train.txt").write_text("photos/x/0.jpg 0\nphotos/z/0.jpg 1")
+    (tmp_path / "test.txt").write_text("photos/x/0.jpg 0\nphotos/z/1.jpg 1")
+    assert problem(folder, tmp_path) == (
+        "train and test: share 1 images, such as photos/x/0.jpg; list each in one of them"
+    )
+
+
+def test_lists_beside_folders_are_said_to_be_unused(tmp_path):
+    fill(tmp_path, {"a": 6, "b": 6})
+    (tmp_path / "train.txt").write_text("train/a/0.jpg 0\ntrain/b/0.jpg 1")
+    said = folder(tmp_path).source
+    assert "; train.txt not used (data.layout=lists would)" in said
+
+
+def test_a_split_without_images_is_refused(tmp_path):
+    """Unsorted test images, as competitions hand them out, are no test split."""
+    fill(tmp_path, {"a": 6, "b": 6})
+    write_photo(tmp_path / "test" / "0.jpg", seed=0, label=0)
+    said = f"{tmp_path}: test holds no images of a class; sort them as in train, or remove it"
+    assert problem(folder, tmp_path) == said
+    report = check("folder", {}, tmp_path)
+    assert (report.ok, report.lines) == (False, (said,))
+
+
+def test_a_test_split_without_a_readable_image_is_refused(tmp_path, capsys):
+    fill(tmp_path, {"a": 6, "b": 6})
+    for name in "ab":
+        (tmp_path / "test" / name).mkdir(parents=True)
+        (tmp_path / "test" / name / "0.jpg").write_bytes(b"no")
+    command = ["train", "folder", "ce", *TINY, "--data-root", str(tmp_path)]
+    command += ["--results", str(tmp_path / "results"), "--on-bad-image", "skip"]
+    assert cli.main(command) == 2
+    assert "folder: no image of test is readable; replace them" in capsys.readouterr().err
+
+
+def test_the_check_finds_images_that_are_in_two_splits(tmp_path):
+    fill(tmp_path, {"a": 6, "b": 6})
+    fill(tmp_path, {"b": 2}, "test")
+    shutil.copy(tmp_path / "train/a/5.jpg", tmp_path / "test/b/9.jpg")
+    (tmp_path / "test/b/0.jpg").unlink()
+    (tmp_path / "test/b/1.jpg").unlink()
+    said = "note: 1 images of test are also in train under another name, such as "
+    assert f"{said}train/a/5.jpg and test/b/9.jpg" in check("folder", {}, tmp_path).lines
+
+
+def test_a_link_to_nothing_is_named_by_the_check(tmp_path):
+    fill(tmp_path, {"a": 6, "b": 6})
+    gone = tmp_path / "train" / "a" / "gone.jpg"
+    gone.symlink_to(tmp_path / "nowhere.jpg")
+    report = check("folder", {}, tmp_path)
+    assert not report.ok
+    assert report.lines[-1].startswith(f"{gone}: not readable as an image: ")
+
+
+def test_other_images_are_not_answered_with_an_old_run(tmp_path, capsys):
+    """Runs are known by their configuration, which does not say whose images they saw."""
+    for place, names in (("one", "ab"), ("other", "abc")):
+        fill(tmp_path / place, dict.fromkeys(names, 6))
+    (tmp_path / "mine.toml").write_text(MINE)
+    results = tmp_path / "results"
+
+    def run(method, place):
+        command = ["train", str(tmp_path / "mine.toml"), method, "--results", str(results)]
+        return cli.main([*command, "--device", "cpu", "--data-root", str(tmp_path / place)])
+
+    assert run("ce", "one") == 0
+    assert run("ce", "one") == 0
+    capsys.readouterr()
+    assert run("ce", "other") == 2
+    said = capsys.readouterr().err
+    assert f"was run on other images than those in {tmp_path}/other; give another --results" in said
+    assert said.endswith(f"--again --results {results}\n")
+    assert run("crt", "other") == 2
+    assert " was run on other images; run python run.py train" in capsys.readouterr().err
+    assert run("crt", "one") == 0
 
 
 def test_names_are_one_whether_composed_or_not(tmp_path):

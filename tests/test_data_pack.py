@@ -1,6 +1,9 @@
 """Packs: the same images in one file, whole or not at all, taken up where they were left."""
 
+import errno
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ from lt_bench.data import lists, pack
 from lt_bench.data.datasets import DATASETS
 from lt_bench.data.images import CentreWindow, pixels
 from lt_bench.data.pack import pack_path, read_pack, write_pack
-from lt_bench.errors import DataError
+from lt_bench.errors import BusyError, DataError, WriteError
 from lt_bench.record import read
 from tests import trees
 from tests.test_data_files import TINY, train
@@ -85,6 +88,32 @@ def test_photos_are_packed_at_the_size_at_which_they_are_seen(tmp_path):
     assert sizes["jpeg"] < sizes["uint8"] / 3
 
 
+def test_two_at_one_pack_do_not_meet(places, tmp_path):
+    path = pack_path(tmp_path, "places_lt")
+    hold = (
+        "import sys; from pathlib import Path; from lt_bench.files import owned\n"
+        "with owned(Path(sys.argv[1]), 'x'): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", hold, str(tmp_path / ".places_lt.pack.part")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(BusyError, match=rf"pack: is being made by process {other.pid}"):
+            packed(places, tmp_path)
+        other.stdin.close()
+    packed(places, tmp_path)
+    assert path.is_file()
+
+
+def test_a_full_disk_ends_a_pack_in_one_line(places, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pack, "_append", full)
+    with pytest.raises(WriteError, match=r"places_lt.pack: cannot be written: No space left"):
+        packed(places, tmp_path)
+    assert not pack_path(tmp_path, "places_lt").exists()
+
+
 def test_a_pack_is_whole_or_not_there_and_is_taken_up_again(places, tmp_path, monkeypatch):
     monkeypatch.setattr(pack, "ROWS", 4)
     tried = []
@@ -98,12 +127,12 @@ def test_a_pack_is_whole_or_not_there_and_is_taken_up_again(places, tmp_path, mo
         packed(places, tmp_path, on_packed=stop_at_nine)
     path = pack_path(tmp_path, "places_lt")
     assert not path.exists()
-    part = tmp_path / ".places_lt.pack.part"
+    part = tmp_path / ".places_lt.pack.part" / "rows"
     with part.open("r+b") as file:  # as a crash may leave it: half of the second batch
         file.truncate(part.stat().st_size - 100)
     _, report = packed(places, tmp_path)
     assert report.lines[0].startswith(f"{path}: 17 images, 4 of them by an earlier run, ")
-    assert not part.exists()
+    assert not part.parent.exists()
     resumed = path.read_bytes()
     path.unlink()
     packed(places, tmp_path)

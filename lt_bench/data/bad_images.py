@@ -69,6 +69,9 @@ def without_unreadable(
 
 def _with(data: LongTailData, kept: Mapping[str, ImageFiles], said: str) -> LongTailData:
     counts = data.class_counts
+    for name, split in kept.items():
+        if not len(split):
+            raise DataError(f"{data.name}: no image of {name} is readable; replace them")
     if "train" in kept:
         found = Counter(kept["train"].labels.tolist())
         counts = [found[label] for label in range(data.num_classes)]

@@ -209,6 +209,8 @@ def read_split(benchmark: Benchmark, split: str, facts: Mapping[str, Any]) -> li
     build = f"run python run.py data build {benchmark.name} --lists DIR (or --download)"
     if not path.is_file():
         raise DataError(f"{place}: missing; {build}")
+    if facts[split]["identity"] is None:
+        raise DataError(f"{place}: there, but not verified by data build; {build}")
     text = read_text(path)
     items = parse(
         text, place=place, class_names=facts["class_names"], normalise=benchmark.normalise
@@ -217,7 +219,9 @@ def read_split(benchmark: Benchmark, split: str, facts: Mapping[str, Any]) -> li
     return lists.by_label(items)
 
 
-def shared_images(items: Mapping[str, Sequence[Item]]) -> list[str]:
+def shared_images(
+    items: Mapping[str, Sequence[Item]], remedy: str = "take the published lists unchanged"
+) -> list[str]:
     """Problems with images that two splits share, a line per pair of splits."""
     problems = []
     names = list(items)
@@ -226,7 +230,6 @@ def shared_images(items: Mapping[str, Sequence[Item]]) -> list[str]:
             both = {image for image, _ in items[one]} & {image for image, _ in items[other]}
             if both:
                 problems.append(
-                    f"{one} and {other}: share {len(both):,} images, such as {min(both)}; take "
-                    "the published lists unchanged"
+                    f"{one} and {other}: share {len(both):,} images, such as {min(both)}; {remedy}"
                 )
     return problems

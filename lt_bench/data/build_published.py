@@ -1,6 +1,7 @@
 """`data build` of the benchmarks whose lists are their authors': found, verified and kept."""
 
 import hashlib
+import http.client
 import io
 import json
 import tarfile
@@ -140,7 +141,7 @@ def _download(benchmark: Benchmark, split: str) -> Origin:
     try:
         with urllib.request.urlopen(url, timeout=DOWNLOAD_SECONDS) as response:
             content = response.read()
-    except (urllib.error.URLError, OSError) as error:
+    except (OSError, http.client.HTTPException) as error:  # a URLError is an OSError
         raise DataError(
             f"{url}: not fetched: {error}; fetch it yourself and give its folder as --lists"
         ) from error

@@ -256,8 +256,16 @@ def _read_shards(family: Family, folder: Path, split: str) -> Split:
                 f"{path}: columns {', '.join(table.column_names)}; img and "
                 f"{family.parquet_label} expected of {family.title}"
             )
-        encoded += [cell["bytes"] for cell in table.column(image).to_pylist()]
-        labels += table.column(family.parquet_label).to_pylist()
+        columns = (table[name].to_pylist() for name in (image, family.parquet_label))
+        for row, (cell, label) in enumerate(zip(*columns, strict=True)):
+            content = cell.get("bytes") if isinstance(cell, dict) else None
+            if not isinstance(content, bytes) or type(label) is not int:
+                raise DataError(
+                    f"{path}: row {row} has no bytes of an image and number of a class; fetch it "
+                    "again"
+                )
+            encoded.append(content)
+            labels.append(label)
     images = decode(encoded, lambda i: f"{folder}: {split} image {i}")
     return Split(images, torch.tensor(labels))
 

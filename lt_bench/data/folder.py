@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from lt_bench.data.benchmarks import IMAGENET_MEAN, IMAGENET_STD
+from lt_bench.data.benchmarks import IMAGENET_MEAN, IMAGENET_STD, shared_images
 from lt_bench.data.image_list import MAX_DIGITS, parse, read_text
 from lt_bench.data.images import FolderReader, Reader, is_image_name
 from lt_bench.data.listed import PACK, Decode, assemble, missing_files
@@ -73,7 +73,7 @@ def folder(
         available = _counts(items["train"], len(held.class_names))
         counts = largest_counts(available, profile, imbalance_factor)
         items["train"] = first(items["train"], counts, place=str(base))
-    items["train"] = by_label(items["train"])
+    items = {split: by_label(listed) for split, listed in items.items()}
     return assemble(
         items,
         {split: held.reader(listed) for split, listed in items.items()},
@@ -110,6 +110,10 @@ def read_folder(base: Path, layout: str, image_size: int) -> Held:
         raise DataError(
             f"{base}: class {held.class_names[counts.index(0)]!r} has no training images; add some "
             "or remove the class"
+        )
+    if empty := [split for split, listed in held.items.items() if not listed]:
+        raise DataError(
+            f"{base}: {empty[0]} holds no images of a class; sort them as in train, or remove it"
         )
     if len(counts) < 2:
         raise DataError(f"{base}: only one class; put the images of each class into a folder")
@@ -157,6 +161,8 @@ def _read_class_folders(base: Path) -> Held:
                 elif not file.name.startswith("."):
                     others.append(path)
     source = f"folders in {base.name}/: {', '.join(f'{split}/' for split in inner)}"
+    if unused := [f"{split}.txt" for split in SPLITS if (base / f"{split}.txt").is_file()]:
+        source += f"; {', '.join(unused)} not used (data.layout=lists would)"
     if others:
         source += f"; {len(others):,} that are no images left out, such as {others[0]}"
     return Held(list(label_of), items, source, partial(_reader, base, path_of))
@@ -201,6 +207,7 @@ def _read_lists(base: Path) -> Held:
         for split, listed in items.items()
         for problem in missing_files(split, base, [path for path, _ in listed])
     ]
+    problems += shared_images(items, "list each in one of them")
     if problems:
         raise DataError(problems)
     path_of = {path: path for listed in items.values() for path, _ in listed}

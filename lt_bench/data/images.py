@@ -35,7 +35,16 @@ MAX_PIXELS = 1_000_000_000
 EXIF_ORIENTATION, UPRIGHT = 0x0112, 1
 
 # what Pillow raises for damaged files of the formats it reads
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    RuntimeError,
+    EOFError,
+    IndexError,
+    struct.error,
+    zlib.error,
+)
 
 Pixels = NDArray[np.uint8]  # (height, width, 3): red, green, blue
 

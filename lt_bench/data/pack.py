@@ -2,7 +2,8 @@
 
 A pack is an Arrow stream (pyarrow, the extra "parquet"), memory-mapped: a row for each image with
 its split, canonical path, label, size and bytes. It grows under another name, a batch of rows at a
-time, and appears under its own when it is complete; what an interrupted `data pack` left is used.
+time, in a folder that one process owns, and appears under its own when it is complete; what an
+interrupted `data pack` left there is used.
 """
 
 import io
@@ -10,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -30,6 +32,7 @@ from lt_bench.data.images import (
 from lt_bench.data.lists import Item
 from lt_bench.data.types import ImageFiles, LongTailData, Report
 from lt_bench.errors import DataError
+from lt_bench.files import owned, writing
 
 Format = Literal["jpeg", "uint8"]
 ROWS = 256  # at a time
@@ -160,6 +163,8 @@ def write_pack(
 
     Raises:
         DataError: an image cannot be read; everything packed so far is kept.
+        BusyError: another process is making the same pack.
+        WriteError: the disk is full, or the folder may not be written.
     """
     if not (files := data.files):
         raise DataError(f"{data.name}: its images are kept in memory; there is nothing to pack")
@@ -177,20 +182,23 @@ def write_pack(
     schema = _schema(said)
     if path.is_file() and _opened(path).schema.metadata == schema.metadata:
         return Report((f"{path}: already there, {_describe(said)}",), ok=True)
-    part = path.with_name(f".{path.name}.part")
-    done = _resume(part, schema)
-    on_packed(done)
-    with part.open("r+b" if done else "wb") as file, ThreadPoolExecutor(max(1, workers)) as pool:
-        file.seek(0, os.SEEK_END)
-        if not done:
-            file.write(schema.serialize())
-        encode = partial(_encode, short=short, form=form, is_skipped=on_bad_image == "skip")
-        for entries in _batches(files, done):
-            encoded = pool.map(lambda entry: encode(files[entry[0]].reader, entry[1]), entries)
-            _append(file, _rows(schema, files, entries, list(encoded)))
-            on_packed(len(entries))
-        _append(file, END_OF_STREAM)
-    part.replace(path)
+    encode = partial(_encode, short=short, form=form, is_skipped=on_bad_image == "skip")
+    folder = path.with_name(f".{path.name}.part")
+    part = folder / "rows"
+    with owned(folder, f"{path}: is being made"), writing(path):
+        done = _resume(part, schema)
+        on_packed(done)
+        with part.open("ab" if done else "wb") as file, ThreadPoolExecutor(max(1, workers)) as pool:
+            if not done:
+                file.write(schema.serialize())
+            for entries in _batches(files, done):
+                encoded = pool.map(lambda entry: encode(files[entry[0]].reader, entry[1]), entries)
+                _append(file, _rows(schema, files, entries, list(encoded)))
+                on_packed(len(entries))
+            _append(file, END_OF_STREAM)
+        part.replace(path)
+    with suppress(OSError):  # another process has begun to own it
+        folder.rmdir()
     _opened.cache_clear()
     began = f", {done:,} of them by an earlier run" if done else ""
     first = f"{path}: {said['images']:,} images{began}, {path.stat().st_size / 1e6:,.1f} MB"
