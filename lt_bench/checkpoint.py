@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lt_bench.errors import DataError
 from lt_bench.files import whole_file
-from lt_bench.runtime import rank
+from lt_bench.runtime import on_any_rank, rank
 from lt_bench.usage import Usage
 
 State = dict[str, Any]
@@ -102,7 +102,7 @@ class Checkpoint:
         if rank() == 0:
             save_tensors(self.path, held)
         self.kept = time.monotonic()
-        if self.is_stopping:
+        if on_any_rank(self.is_stopping):
             raise KeyboardInterrupt
 
     @contextmanager

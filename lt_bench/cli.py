@@ -91,14 +91,17 @@ def train(arguments: argparse.Namespace) -> int:
     """train one experiment, per seed, and record it"""
     if arguments.seeds and any(o.split("=")[0].strip() == "seed" for o in arguments.overrides):
         raise ConfigError("--seeds: given together with seed=; write one of them")
-    from lt_bench.config import with_seed
+    from lt_bench.config import SEEDS, with_seed
     from lt_bench.experiment import prepare
 
+    seeds = dict.fromkeys(arguments.seeds or ())
+    if wrong := [problem for seed in seeds if (problem := SEEDS.problem(seed))]:
+        raise ConfigError(f"--seeds: {problem}" for problem in wrong)
     config = prepare(arguments.recipe, arguments.method, arguments.overrides)
     where = _runtime(arguments)
     if arguments.download:
         _download(config.data.name, where.data_root)
-    configs = [with_seed(config, seed) for seed in arguments.seeds or [config.seed]]
+    configs = [with_seed(config, seed) for seed in seeds or [config.seed]]
     return _run_all(configs, where, again=arguments.again)
 
 

@@ -52,13 +52,15 @@ class Compiled:
             return self.method(images, target, progress)
         from torch._dynamo import exc  # slow to import, needed only here
 
-        step = torch.full((), progress.step, dtype=torch.float64, device=self.device)
+        # the quotient of the host, since a compiled one may be another in the last bit
+        clock = torch.full((), progress.fraction, dtype=torch.float64, device=self.device)
         if isinstance(target, Mixed):
             share = torch.full((), target.share, device=self.device)
             target = replace(target, share=cast(float, share))
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         try:
-            return self.graph(images, target, replace(progress, step=cast(int, step)))
+            at = replace(progress, step=cast(int, clock), total_steps=1)
+            return self.graph(images, target, at)
         except (exc.TorchDynamoException, exc.FailOnRecompileLimitHit) as error:
             why = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
             raise RunError(f"--compile: {why}; leave the flag out for this method") from error

@@ -25,6 +25,7 @@ from lt_bench.schema import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
+SEEDS = Range(low=0, high=2**31 - 1)
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class RunConfig:
     sampler: Annotated[Spec, Part("sampler")] = Spec("instance")
     optim: OptimConfig = OptimConfig()
     parent: "RunConfig | None" = None
-    seed: Annotated[int, Range(low=0, high=2**31 - 1)] = 0
+    seed: Annotated[int, SEEDS] = 0
 
     @property
     def run_id(self) -> str:

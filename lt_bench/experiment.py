@@ -35,18 +35,27 @@ from lt_bench.methods import METHODS, Method, Parts
 from lt_bench.models.backbones import BACKBONES
 from lt_bench.models.heads import HEADS
 from lt_bench.optim import SCHEDULES
+from lt_bench.progress import START
 from lt_bench.record import (
     ClassHistory,
     DataSummary,
     Epoch,
     Parent,
     Record,
+    code_at_start,
     environment,
     read,
     record_path,
     write,
 )
-from lt_bench.runtime import Runtime, rank, seed_everything, wait_for_ranks, world_size
+from lt_bench.runtime import (
+    Runtime,
+    on_any_rank,
+    rank,
+    seed_everything,
+    wait_for_ranks,
+    world_size,
+)
 from lt_bench.samplers import SAMPLERS
 from lt_bench.schema import Spec, Table, bind, build
 from lt_bench.train import History, fit
@@ -107,24 +116,24 @@ def run(
     """
     folder = where.results / "runs" / config.run_id
     finished, checkpoint = folder / "record.json", folder / "checkpoint.pt"
-    if finished.exists() and not again:
+    code_at_start()
+    # the first rank decides for all, owns the folder, tests and writes
+    if on_any_rank(rank() == 0 and finished.exists() and not again):
         return _of_these_images(read(finished), config, where)
-    if rank():  # the first one owns the folder, tests and writes
-        wait_for_ranks()
-        _train(config, where, folder)
+    if rank():
+        if not on_any_rank(False):
+            _train(config, where, folder)
         wait_for_ranks()
         return read(finished)
     with owned(folder, f"{config.run_id}: is being trained"):
-        if finished.exists() and not again:  # by another process, in the meantime
-            return read(finished)
         if again and not _is_newer(checkpoint, finished):
             checkpoint.unlink(missing_ok=True)
+        # by another process, in the meantime
+        if not on_any_rank(finished.exists() and not again):
+            write(_train_and_test(config, where, folder, on_epoch), where.results)
+            checkpoint.unlink(missing_ok=True)  # only now, so that a kill before loses nothing
         wait_for_ranks()
-        record = _train_and_test(config, where, folder, on_epoch)
-        write(record, where.results)
-        checkpoint.unlink(missing_ok=True)  # only now, so that a kill before loses nothing
-        wait_for_ranks()
-    return record
+    return read(finished)
 
 
 def recorded(run_id: str, results: Path) -> tuple[Record, RunConfig]:
@@ -165,6 +174,7 @@ def _train(
     if where.on_bad_image == "skip":
         data = without_unreadable(data, workers=where.workers)
     method = make_method(config, data)
+    _refuse_unfit(method, config.backbone.name, data)
     if config.parent:
         _load_parent(method, config.parent, data, where.results)
     method = where.place(method)
@@ -286,12 +296,39 @@ def _combinations(config: RunConfig) -> Iterator[str]:
         yield f"parent: {config.parent.overlay!r} has no effect on {name!r}; leave it out"
     if config.parent and method.keeps_head and config.head != config.parent.head:
         yield (f"head: {name!r} keeps its parent's head; write head = {config.parent.head.name!r}")
-    if not method.is_trained and config.optim.epochs:
+    optim = config.optim
+    if optim.nesterov and not optim.momentum:
+        yield "optim.nesterov: has no effect without momentum; write false, or a momentum above 0"
+    schedule = bind("schedule", optim.schedule, SCHEDULES, place="optim.schedule")
+    try:
+        schedule(START)
+    except ConfigError as error:
+        yield from (f"optim.schedule.{problem}" for problem in error.problems)
+    if not method.is_trained and optim.epochs:
         yield f"optim.epochs: {name!r} takes no gradient steps; write 0"
     if method.needs_representation and not config.representation:
         yield f"method: {name!r} needs a [representation] table with an objective"
     if config.representation and not method.needs_representation:
         yield f'representation: has no effect on {name!r}; leave it out or write method = "sdn"'
+
+
+def _refuse_unfit(method: Method, name: str, data: LongTailData) -> None:
+    """Try the backbone on blank images, so that what does not fit is said, and before it is long.
+
+    Raises:
+        ConfigError: it does not take them, or gives other features than it says.
+    """
+    size = data.train.size if isinstance(data.train, ImageFiles) else data.train.images.shape[-1]
+    images = torch.zeros(2, len(data.mean), size, size)
+    said = f"backbone: {name!r} does not take images of {' x '.join(map(str, images.shape[1:]))}"
+    try:
+        with torch.no_grad():
+            features = method.eval().backbone(images)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        why = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"{said}: {why}; choose another, or another size") from error
+    if features.shape != (2, method.backbone.num_features):
+        raise ConfigError(f"{said}: it gives {tuple(features.shape[1:])}; choose another")
 
 
 @functools.lru_cache(maxsize=1)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 class Progress:
     """Where a training run stands; steps and epochs count from 0.
 
-    Inside a compiled or captured step `step` is a 0-dim device tensor, so that `fraction` is one
-    too. Losses and weightings therefore mix two values as `before * (1 - on) + after * on` with
+    Inside a compiled step `step` is a 0-dim device tensor and stands for the fraction alone, of one
+    step in all, so that `fraction` is a tensor and right to the last bit. Losses and weightings
+    therefore mix two values as `before * (1 - on) + after * on` with
     `on = 1.0 * (progress.fraction >= start)`, and never branch on it.
     """
 

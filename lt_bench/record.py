@@ -268,7 +268,7 @@ def decode_labels(text: str, num_labels: int) -> IntArray:
 
 def environment(device: str, precision: str, **settings: Any) -> dict[str, Any]:
     """What a number may depend on beyond the configuration; `settings` are the machine's flags."""
-    commit, is_dirty = _code_version()
+    commit, is_dirty = code_at_start()
     return {
         "commit": commit,
         "dirty": is_dirty,
@@ -283,9 +283,13 @@ def environment(device: str, precision: str, **settings: Any) -> dict[str, Any]:
     }
 
 
-@functools.cache  # the code that runs is the code that was there at the first call
-def _code_version() -> tuple[str | None, bool | None]:
-    """Commit of the checkout and whether what decides numbers differs from it; None without git."""
+@functools.cache
+def code_at_start() -> tuple[str | None, bool | None]:
+    """Commit of the checkout and whether what decides numbers differs from it; None without git.
+
+    As they were at the first call, which is to come before anything is computed: a checkout may
+    move on while a run trains.
+    """
     try:
         # an installed copy inside somebody else's repository is not a checkout of ours
         if Path(_git("rev-parse", "--show-toplevel")).resolve() != ROOT:

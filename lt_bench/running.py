@@ -24,7 +24,7 @@ from lt_bench.errors import BusyError, RunError, UserError, WriteError
 from lt_bench.experiment import run
 from lt_bench.files import wait_for
 from lt_bench.record import Record
-from lt_bench.runtime import Runtime
+from lt_bench.runtime import Runtime, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def outcomes(
                 display.end(config)
                 if isinstance(outcome, WriteError):
                     raise outcome
-                if waits and isinstance(outcome, BusyError):
+                if waits and world_size() == 1 and isinstance(outcome, BusyError):
                     put_off.append((config, outcome))
                 else:
                     yield config, outcome

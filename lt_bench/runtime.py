@@ -106,11 +106,15 @@ class Runtime:
         """Have torch do in this process what the settings say."""
         if self.device.type == "cpu":
             _keep_freed_memory()
+        else:
+            # its counters, which a run resets, are there only afterwards
+            torch.cuda.init()  # type: ignore[no-untyped-call]
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         if torch.are_deterministic_algorithms_enabled() != self.deterministic:
             torch.use_deterministic_algorithms(self.deterministic)  # takes seconds, by its imports
         torch.backends.cudnn.benchmark = not self.deterministic
+        torch.backends.cudnn.allow_tf32 = False  # fp32 is what the record then says
 
     def place(self, module: M) -> M:
         """On the device, in the memory layout its convolutions like best."""

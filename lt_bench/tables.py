@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 
-from lt_bench.config import RunConfig, gather
+from lt_bench.config import SEEDS, RunConfig, gather
 from lt_bench.intervals import (
     Difference,
     percentile_interval,
@@ -20,7 +20,7 @@ from lt_bench.intervals import (
 )
 from lt_bench.metrics import FloatArray, IntArray
 from lt_bench.record import Record
-from lt_bench.schema import Part, Range, Spec
+from lt_bench.schema import Part, Spec
 
 NO_VALUE = "–"
 HEADLINE = "all"  # the score that whole tables are summed up by
@@ -112,7 +112,7 @@ class TableConfig:
     title: str
     recipes: Annotated[tuple[str, ...], _Listed()]
     methods: Annotated[tuple[str, ...], _Listed()]
-    seeds: Annotated[tuple[Annotated[int, Range(low=0, high=2**31 - 1)], ...], _Listed()]
+    seeds: Annotated[tuple[Annotated[int, SEEDS], ...], _Listed()]
     overrides: tuple[str, ...] = ()
     vary: Annotated[tuple[str, ...], _Listed()] = ()
     report: Annotated[Spec, Part("report")] = Spec("shots")

@@ -108,7 +108,9 @@ def fit(
                 images, target = mix(images, target_B)
             with where.autocast():
                 loss, terms = forward(images, target, progress)
-            (loss / config.accumulate).backward()
+            # of the steps of an epoch that are taken together, the last ones may be fewer
+            together = len(loader) - state.step + state.step % config.accumulate
+            (loss / min(config.accumulate, together)).backward()
             state.meter.add(loss, terms)
             if state.step % config.accumulate == 0 or state.step == len(loader):
                 state.update()

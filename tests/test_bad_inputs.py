@@ -7,12 +7,13 @@ import base64
 import json
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lt_bench import cli
-from lt_bench.experiment import prepare
+from lt_bench.experiment import load_data, prepare
 from lt_bench.record import write
 from tests.synthetic import make_record
 from tests.test_data_files import TINY
@@ -58,7 +59,9 @@ def prepared(kind, case, tmp_path):
     crt = prepare("digits_lt", "crt")
     assert crt.parent is not None
     if kind == "models":
-        path = write(make_record(crt.parent), tmp_path / "results")
+        record = make_record(crt.parent)
+        data = replace(record.data, identity=dict(load_data(crt.data, None).identity))
+        path = write(replace(record, data=data), tmp_path / "results")
         put(path.with_name("model.pt"), case)
         return ["train", "digits_lt", "crt", *results]
     assert kind == "checkpoints"

@@ -143,7 +143,8 @@ def test_seeds_together_with_seed_is_refused(capsys):
 
 def test_a_missing_parent_prints_the_command_that_makes_it(capsys, tmp_path):
     (line,) = mistake(capsys, "train", "digits_lt", "crt", "--results", str(tmp_path))
-    assert line.endswith("has no record; run python run.py train digits_lt ce seed=0")
+    command = f"run python run.py train digits_lt ce seed=0 --results {tmp_path}"
+    assert line.endswith(f"has no record; {command}")
 
 
 def test_show_says_where_each_value_comes_from(capsys):

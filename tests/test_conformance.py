@@ -1,4 +1,7 @@
-"""What holds for every entry of HEADS and METHODS; losses and weightings have their own suites."""
+"""What holds for every entry of HEADS and METHODS, and of timm's models for some of each kind.
+
+Losses and weightings have their own suites.
+"""
 
 import copy
 
@@ -7,6 +10,7 @@ import torch
 
 from lt_bench.methods import METHODS
 from lt_bench.models.heads import HEADS
+from lt_bench.models.pretrained import timm
 from lt_bench.progress import Progress
 from tests.conformance import BATCHES, NUM_CLASSES, NUM_FEATURES, images_of, method_of
 
@@ -26,6 +30,16 @@ def plain_tensors(module):
 
 def gradients(module):
     return [p.grad for p in module.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize(
+    "model", ["resnet18", "mobilenetv3_small_100", "vgg11", "vit_tiny_patch16_224", "hgnetv2_b0"]
+)
+def test_timm_models_give_as_many_features_as_they_say(model):
+    with torch.device("meta"):
+        backbone = timm(model=model).eval()
+        features = backbone(torch.zeros(2, 3, 224, 224))
+    assert features.shape == (2, backbone.num_features)
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -1,8 +1,8 @@
 """Benchmarks whose images lie in files: every layout trains, whatever the number of workers."""
 
+import json
 import multiprocessing
 import os
-import json
 import shutil
 import signal
 

@@ -21,6 +21,8 @@ from lt_bench.data.file_loading import FileLoader
 from lt_bench.data.images import FolderReader
 from lt_bench.data.loading import ResidentLoader
 from lt_bench.data.types import ImageFiles, Split
+from lt_bench.experiment import prepare
+from lt_bench.files import owned
 from lt_bench.methods import METHODS
 from lt_bench.progress import Progress
 from lt_bench.record import read
@@ -220,6 +222,25 @@ def test_one_run_on_two_ranks_is_one_record(tmp_path):
         "model.pt",
         "record.json",
     ]
+    again = torchrun(*run, "--device", "cpu")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == done.stdout
+    assert "epoch" not in again.stderr
+
+
+def test_ranks_do_not_put_off_what_another_process_trains(tmp_path):
+    """The first rank would go on to the next run, and the others would join it in the wrong one."""
+    (tmp_path / "two.toml").write_text(
+        'title = "x"\nrecipes = ["digits_lt"]\nmethods = ["ce"]\nseeds = [0, 1]\n'
+        'overrides = ["optim.epochs=1"]'
+    )
+    first = prepare("digits_lt", "ce", ["optim.epochs=1"])
+    table = ["table", str(tmp_path / "two.toml"), "--results", str(tmp_path), "--device", "cpu"]
+    with owned(tmp_path / "runs" / first.run_id, "x"):
+        done = torchrun(*table)
+    assert done.returncode != 0
+    assert f"{first.run_id}: is being trained by process" in done.stderr
+    assert not list(tmp_path.glob("runs/*/record.json"))
 
 
 @pytest.mark.parametrize("flags", [["--compile"], ["--jobs", "2"]])

@@ -216,7 +216,8 @@ def test_a_missing_parent_is_told_apart_from_one_without_weights(tmp_path):
         run(config, runtime(tmp_path))
     name = config.parent.run_id
     assert caught.value.problems == (
-        f"parent: {name} has no record; run python run.py train digits_lt ce seed=4",
+        f"parent: {name} has no record; run python run.py train digits_lt ce seed=4 "
+        f"--results {tmp_path}",
     )
     folder = tmp_path / "runs" / name
     folder.mkdir(parents=True)
@@ -225,7 +226,7 @@ def test_a_missing_parent_is_told_apart_from_one_without_weights(tmp_path):
         run(config, runtime(tmp_path))
     assert caught.value.problems == (
         f"parent: {name} has a record but no model.pt; "
-        "run python run.py train digits_lt ce seed=4 --again",
+        f"run python run.py train digits_lt ce seed=4 --again --results {tmp_path}",
     )
 
 

@@ -80,6 +80,36 @@ def test_accumulation_over_whole_batches_steps_less_often():
         torch.testing.assert_close(method.get_parameter(name).detach(), expected)
 
 
+@pytest.mark.parametrize("accumulate", [4, 11, 20])
+def test_the_last_steps_taken_together_weigh_as_many_as_they_are(accumulate, monkeypatch):
+    """11 batches: by fours the last three, by twenties all of them, are one step."""
+    overrides = ["optim.epochs=1", f"optim.accumulate={accumulate}"]
+    config = prepare("digits_lt", "ce", overrides)
+    data = load_data(config.data, None)
+    method = make_method(config, data)
+    loader = make_loader(data, data.train, config, runtime())
+    shares = []
+    backward = torch.Tensor.backward
+
+    def noted(loss):
+        shares.append(float(loss.detach() / of_batch.pop()))
+        backward(loss)
+
+    of_batch = []
+    forward = method.forward
+
+    def seen(*arguments):
+        loss, terms = forward(*arguments)
+        of_batch.append(loss.detach())
+        return loss, terms
+
+    monkeypatch.setattr(torch.Tensor, "backward", noted)
+    monkeypatch.setattr(method, "forward", seen)
+    fit(method, loader, instance, config.optim, 0, runtime())
+    sizes = [min(accumulate, 11 - first) for first in range(0, 11, accumulate)]
+    assert shares == pytest.approx([1 / size for size in sizes for _ in range(size)])
+
+
 def test_ema_ends_with_the_running_average_of_the_weights():
     import copy
 

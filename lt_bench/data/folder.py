@@ -111,12 +111,12 @@ def read_folder(base: Path, layout: str, image_size: int) -> Held:
             f"{base}: class {held.class_names[counts.index(0)]!r} has no training images; add some "
             "or remove the class"
         )
+    if len(counts) < 2:
+        raise DataError(f"{base}: only one class; put the images of each class into a folder")
     if empty := [split for split, listed in held.items.items() if not listed]:
         raise DataError(
             f"{base}: {empty[0]} holds no images of a class; sort them as in train, or remove it"
         )
-    if len(counts) < 2:
-        raise DataError(f"{base}: only one class; put the images of each class into a folder")
     return held
 
 

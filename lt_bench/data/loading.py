@@ -43,6 +43,8 @@ class Loader(ABC):
         self.labels = labels.to(device)
         self.batch_size = batch_size
         self.augment: list[Transform] = [build("augment", s, TRANSFORMS) for s in augment]
+        if len(mean) != 3 and any(transform.needs_color for transform in self.augment):
+            raise ConfigError("augment: color_jitter needs red, green and blue; leave it out")
         self.channels_last = channels_last
         # (pixel / 255 - mean) / std of a row of pixels as one multiplication and one addition
         deviation_C = torch.tensor(std, dtype=torch.float64)

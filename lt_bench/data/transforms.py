@@ -39,11 +39,12 @@ class Transform:
     """Changes the views of an epoch in place.
 
     `margin` is the furthest it shifts an image; `mirrors` says whether it mirrors any; `window`
-    is how it has images cut out of their files.
+    is how it has images cut out of their files; `needs_color`, that they are red, green and blue.
     """
 
     margin: int = 0
     mirrors: ClassVar[bool] = False
+    needs_color: ClassVar[bool] = False
     window: Window | None = None
 
     def __call__(self, views: Views, generator: torch.Generator) -> None:
@@ -104,6 +105,7 @@ class RandomResizedCrop(Transform):
 class ColorJitter(Transform):
     """Brightness, contrast and saturation, each by a factor up to this far from 1, in any order."""
 
+    needs_color = True
     BRIGHTNESS, CONTRAST, SATURATION = 0, 1, 2
 
     def __init__(

@@ -8,6 +8,7 @@ from typing import Annotated, Self
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lt_bench.errors import ConfigError
 from lt_bench.models.folding import fold
 from lt_bench.schema import Range
 
@@ -40,6 +41,8 @@ class CifarResNet(nn.Module):
     """
 
     def __init__(self, *, depth: Annotated[int, Range(low=8)] = 32) -> None:
+        if (depth - 2) % 6:
+            raise ConfigError(f"depth: {depth} is not 6n + 2; write {depth - (depth - 2) % 6}")
         super().__init__()
         self.num_features = 64
         self.stem = nn.Conv2d(3, 16, 3, 1, 1, bias=False)

@@ -9,7 +9,7 @@ from lt_bench.schema import Table
 
 
 class LinearHead(nn.Linear):
-    """Affine logits, initialised as in the field's CIFAR code: Kaiming-normal weight, zero bias."""
+    """Affine logits; Kaiming-normal weights as in LDAM-DRW's CIFAR code, and a bias of zero."""
 
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__(num_features, num_classes)

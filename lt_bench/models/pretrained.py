@@ -8,7 +8,7 @@ from lt_bench.errors import ConfigError
 
 
 def timm(*, model: str, pretrained: bool = False) -> nn.Module:
-    """Any timm model without its classifier; `num_features` is timm's own attribute.
+    """Any timm model without its classifier; `num_features` is what then comes out.
 
     Raises:
         ConfigError: timm has no model of this name.
@@ -20,7 +20,7 @@ def timm(*, model: str, pretrained: bool = False) -> nn.Module:
         hint = f"; did you mean {', '.join(near)}?" if near else "; see timm.list_models()"
         raise ConfigError(f"model: timm has no {model!r}{hint}")
     try:
-        return cast(nn.Module, library.create_model(model, pretrained=pretrained, num_classes=0))
+        found = library.create_model(model, pretrained=pretrained, num_classes=0)
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
@@ -28,6 +28,9 @@ def timm(*, model: str, pretrained: bool = False) -> nn.Module:
             f"pretrained: the weights of {model!r} could not be had: {error}; run once with a "
             "network, which keeps them, or write pretrained = false"
         ) from error
+    # some have a layer between the features that timm counts and the classifier
+    found.num_features = getattr(found, "head_hidden_size", None) or found.num_features
+    return cast(nn.Module, found)
 
 
 def resnet10() -> nn.Module:
