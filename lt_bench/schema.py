@@ -9,7 +9,7 @@ import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lt_bench.errors import ConfigError
 
@@ -24,12 +24,6 @@ OTHER_SPELLINGS = {
     "drw_start_epoch": "start, a fraction of training, for example 0.8",
     "reweight_epoch": "start, a fraction of training, for example 0.8",
 }
-
-
-class Bound(Protocol):
-    """Carried by an annotation: says what is wrong with a value, or nothing."""
-
-    def problem(self, value: Any) -> str | None: ...
 
 
 @dataclass(frozen=True)

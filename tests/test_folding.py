@@ -1,12 +1,14 @@
-"""Evaluation without batch norms: the same predictions, and the method stays as it was."""
+"""Evaluation: right counts, without batch norms the same predictions, the method as it was."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import log_loss, top_k_accuracy_score
 from torch import nn
 
+from lt_bench import metrics
 from lt_bench.evaluate import evaluate, folded_backbone
 from lt_bench.experiment import load_data, make_loader, make_method, prepare
 from lt_bench.models.backbones import BACKBONES
@@ -73,6 +75,29 @@ def test_evaluation_predicts_the_same_in_float32_with_folded_batch_norms(digits)
     assert np.unique(plain).size > 5
     assert (result.predictions() == plain).all()
     assert calls == []
+
+
+def test_evaluation_counts_what_metrics_and_scikit_learn_count(digits):
+    """Bins and likelihood are summed on the device; the scores' own code sums them in numpy."""
+    method, test, num_classes, _ = digits
+    result = evaluate(method, test, num_classes, FP32)
+    with torch.no_grad(), folded_backbone(method):
+        batches = [method.predict(images).double() for images, _ in test.plain()]
+        probabilities = method.probabilities(torch.cat(batches)).numpy()
+    labels = test.labels.numpy()
+    expected = metrics.calibration_bins(probabilities, labels)
+    for ours, theirs in (
+        (result.calibration.top_label.bins, expected.top_label),
+        (result.calibration.score.bins, expected.score),
+    ):
+        assert ours.count.tolist() == theirs.count.tolist()
+        assert ours.correct.tolist() == theirs.correct.tolist()
+        assert ours.confidence == pytest.approx(theirs.confidence, rel=1e-9)
+    assert result.nll == pytest.approx(log_loss(labels, probabilities))
+    top5 = top_k_accuracy_score(labels, probabilities, k=5, normalize=False)
+    assert sum(result.top5_correct) == top5
+    right = labels[probabilities.argmax(axis=1) == labels]
+    assert list(result.correct) == np.bincount(right, minlength=num_classes).tolist()
 
 
 def test_evaluation_in_bfloat16_agrees_within_its_rounding(digits):
