@@ -62,9 +62,19 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def predict(self, images: Tensor) -> Tensor:
-        """Logits (B, C)."""
-        logits: Tensor = self.head(self.backbone(images))
-        return logits
+        """Logits (B, C).
+
+        Outside training the head computes in full precision whatever autocast says: two logits
+        that bfloat16 cannot tell apart would go to the lower label, often the more frequent class.
+        """
+        logits: Tensor
+        features_BD = self.backbone(images)
+        if self.training:
+            logits = self.head(features_BD)
+            return logits
+        with torch.autocast(images.device.type, enabled=False):
+            logits = self.head(features_BD.to(torch.get_default_dtype()))
+            return logits
 
     def probabilities(self, logits_BC: Tensor) -> Tensor:
         """The scores that calibration is measured on: the prediction loss's own."""

@@ -67,7 +67,10 @@ class Objective(nn.Module):
             return self._reduced(logits_BC, target_B, weight_C, progress)
 
     def _mixed(self, logits_BC: Tensor, target: Mixed, progress: Progress) -> Tensor:
-        """Both labels' objectives, in their shares; what counts samples counts the first label."""
+        """Both labels' objectives, in their shares.
+
+        A weighting that counts samples counts the first label; a loss that does, both.
+        """
         logits_BC = logits_BC.to(torch.get_default_dtype())
         weight_C = self.weighting(logits_BC, target.first, progress)
         first = self._reduced(logits_BC, target.first, weight_C, progress)

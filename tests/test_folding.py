@@ -1,5 +1,6 @@
 """Evaluation: right counts, without batch norms the same predictions, the method as it was."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -104,6 +105,21 @@ def test_evaluation_in_bfloat16_agrees_within_its_rounding(digits):
     method, test, num_classes, plain = digits
     result = evaluate(method, test, num_classes, BF16)
     assert (result.predictions() == plain).mean() > 0.98
+
+
+def test_evaluation_in_bfloat16_tells_close_logits_apart(digits):
+    """The lower label is the more frequent class: it must not win what rounding makes a draw."""
+    method, test, num_classes, _ = digits
+    state = copy.deepcopy(method.head.state_dict())
+    with torch.no_grad():
+        method.head.weight[1] = method.head.weight[0] * (1 + 2.0**-12)
+        method.head.bias[1] = method.head.bias[0]
+        images = torch.cat([images for images, _ in test.plain()])
+        with BF16.autocast():
+            logits = method.predict(images)
+    method.head.load_state_dict(state)
+    assert logits.dtype == torch.float32
+    assert (logits[:, 0] != logits[:, 1]).all()
 
 
 def test_the_backbone_is_back_after_a_fault(digits):
