@@ -66,7 +66,7 @@ def write_text_whole(path: Path, text: str) -> None:
 def owned(folder: Path, what: str) -> Iterator[None]:
     """Hold `folder` for this process; the kernel lets go when the process ends, however it ends.
 
-    What a killed owner left half-written is removed.
+    What a killed owner left half-written is removed, and the folder itself if it ends up empty.
 
     Raises:
         BusyError: another process holds it.
@@ -90,6 +90,8 @@ def owned(folder: Path, what: str) -> Iterator[None]:
             path.unlink()
         with contextlib.suppress(OSError):
             file.close()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def wait_for(lock: Path) -> None:
@@ -103,9 +105,12 @@ def _locked(path: Path) -> IO[str]:
 
     A record lock, since worker processes must not inherit it: they may outlive a killed owner.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        file = path.open("a+", encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = path.open("a+", encoding="utf-8")
+        except FileNotFoundError:
+            continue  # its last owner has just removed the empty folder
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # its last owner may have removed it between our opening and our locking

@@ -84,7 +84,14 @@ def test_a_missing_data_root(capsys, monkeypatch, tmp_path):
     (line,) = mistake(capsys, "train", "cifar100_lt", "ce", "--data-root", str(missing))
     assert line == f"--data-root: {missing} is no folder; give the one that holds the data"
     (line,) = mistake(
-        capsys, "train", "cifar100_lt", "ce", "--data-root", str(tmp_path), "--results", "unused"
+        capsys,
+        "train",
+        "cifar100_lt",
+        "ce",
+        "--data-root",
+        str(tmp_path),
+        "--results",
+        str(tmp_path),
     )
     assert line.startswith("data root: ")
     assert str(tmp_path) in line

@@ -263,7 +263,7 @@ def git(folder, *arguments):
 
 def test_commit_and_dirty_flag(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "ROOT", tmp_path.resolve())
-    version = record._code_version.__wrapped__
+    version = record.code_at_start.__wrapped__
     assert version() == (None, None)
     git(tmp_path, "init")
     (tmp_path / "lt_bench").mkdir()

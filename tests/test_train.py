@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lt_bench import experiment, record
+from lt_bench.config import ROOT
 from lt_bench.data.mixing import Mixed, Mixer
 from lt_bench.experiment import load_data, make_loader, make_method, prepare, run
 from lt_bench.losses import LOSSES
@@ -184,6 +186,29 @@ def test_label_smoothing_spreads_its_share_over_all_classes():
     expected = -(soft * logits.log_softmax(1)).sum(1)
     loss = LOSSES["ce"](COUNTS, label_smoothing=0.1)(logits, target)
     torch.testing.assert_close(loss, expected)
+
+
+def test_a_record_names_the_commit_that_its_run_began_on(tmp_path, monkeypatch):
+    """A commit made while a run trains has not trained it."""
+    head = ["a" * 40]
+
+    def git(*words):
+        return {"HEAD": head[0], "--show-toplevel": str(ROOT)}.get(words[1], "")
+
+    monkeypatch.setattr(record, "_git", git)
+    record.code_at_start.cache_clear()
+
+    def committed(*arguments):
+        head[0] = "b" * 40
+        return fit(*arguments)
+
+    monkeypatch.setattr(experiment, "fit", committed)
+    config = prepare("digits_lt", "ce", ["optim.epochs=1"])
+    try:
+        found = experiment.run(config, runtime(tmp_path)).environment
+    finally:
+        record.code_at_start.cache_clear()
+    assert (found["commit"], found["dirty"]) == ("a" * 40, False)
 
 
 @pytest.mark.parametrize("override", ["optim.mixup=0.2", "optim.cutmix=1.0", "optim.ema=0.9"])

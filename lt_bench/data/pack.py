@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -197,8 +196,6 @@ def write_pack(
                 on_packed(len(entries))
             _append(file, END_OF_STREAM)
         part.replace(path)
-    with suppress(OSError):  # another process has begun to own it
-        folder.rmdir()
     _opened.cache_clear()
     began = f", {done:,} of them by an earlier run" if done else ""
     first = f"{path}: {said['images']:,} images{began}, {path.stat().st_size / 1e6:,.1f} MB"
