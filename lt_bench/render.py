@@ -314,15 +314,12 @@ def _sd_of_seeds(rows: Mapping[str, Row]) -> float | None:
 
 def _sd_of_sections(rows: Mapping[str, Row]) -> float | None:
     """What is left of the variance of the sections' means without the seeds' share of it."""
-    means = [mean for row in rows.values() if (mean := row.mean(HEADLINE)) is not None]
-    shares = [
-        sd**2 / len(row.values(HEADLINE))
-        for row in rows.values()
-        if (sd := row.sd(HEADLINE)) is not None
-    ]
-    if len(means) < 2 or not shares:
+    found = [values for row in rows.values() if (values := row.values(HEADLINE))]
+    within = _sd_of_seeds(rows)
+    if len(found) < 2 or within is None:
         return None
-    return math.sqrt(max(0.0, statistics.variance(means) - statistics.fmean(shares)))
+    share = within**2 * statistics.fmean(1 / len(values) for values in found)
+    return math.sqrt(max(0.0, statistics.variance(map(statistics.fmean, found)) - share))
 
 
 def section_names(table: Filled) -> list[str]:
