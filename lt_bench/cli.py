@@ -137,8 +137,9 @@ def rebuild(arguments: argparse.Namespace) -> int:
 
     results = report.read_results(arguments.results)
     if arguments.check:
-        drifted = report.check(results) + page.check_page(results)
-        print(*drifted or ["every table and the page follow from their records"], sep="\n")
+        drifted = report.check(results) + page.check_figures(results) + page.check_page(results)
+        said = "every table, figure and the page follow from their records"
+        print(*drifted or [said], sep="\n")
         return FAILED_RUN if drifted else 0
     if arguments.published:
         groups = report.beside_published(results)

@@ -36,6 +36,7 @@ from lt_bench.files import whole_file
 from lt_bench.metrics import FloatArray, IntArray
 from lt_bench.overviews import draw_cost, draw_factors, draw_ranks
 from lt_bench.record import Record
+from lt_bench.render import source_of_figure
 from lt_bench.report import Results, Runs, seconds_with_parents
 from lt_bench.tables import NO_VALUE, Filled, Row
 
@@ -51,7 +52,8 @@ def write_all(results: Results) -> list[Path]:
             path = results.folder / "figures" / f"{name}.png"
             with whole_file(path) as file:
                 # no version of matplotlib in the file: the same picture is the same bytes
-                figure.savefig(file, format="png", metadata={"Software": None})
+                marks = {"Software": None, "Source": source_of_figure(name, table, results.folder)}
+                figure.savefig(file, format="png", metadata=marks)
             written.append(path)
     return written
 

@@ -29,6 +29,7 @@ from lt_bench.render import (
     score_grid,
     settings,
     shared_marks,
+    source_of_figure,
     title,
     told_marks,
 )
@@ -61,6 +62,26 @@ def check_page(results: Results) -> list[str]:
     if _without_images(path.read_text(encoding="utf-8")) != _without_images(render_page(results)):
         return [f"{path}: differs from its records; {remedy}"]
     return []
+
+
+def check_figures(results: Results) -> list[str]:
+    """What figures do not belong to their tables as these are now, a line each.
+
+    By the mark that each carries: another matplotlib may draw the same in other pixels.
+    """
+    remedy = f"run python run.py report --results {results.folder}"
+    drifted = []
+    for path in sorted((results.folder / "figures").glob("*.png")):
+        of = [table for table in results.filled if path.stem.startswith(f"{table.name}-")]
+        table = max(of, key=lambda table: len(table.name), default=None)
+        if table is None:
+            drifted.append(f"{path}: no table with records draws it; delete it")
+            continue
+        with Image.open(path) as image:
+            source = image.info.get("Source")
+        if source != source_of_figure(path.stem, table, results.folder):
+            drifted.append(f"{path}: of another figure or another state of its table; {remedy}")
+    return drifted
 
 
 def render_page(results: Results) -> str:

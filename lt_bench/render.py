@@ -1,5 +1,6 @@
 """Tables as text: Markdown for reading, CSV for computing, LaTeX (booktabs) for papers."""
 
+import hashlib
 import math
 import shlex
 import statistics
@@ -80,6 +81,11 @@ def render_markdown(table: Filled, results: Path) -> str:
         if table.name == table.table:
             parts.append("\n".join(["```", *missing_commands(table.missing, results), "```"]))
     return "\n\n".join(parts) + "\n"
+
+
+def source_of_figure(name: str, table: Filled, results: Path) -> str:
+    """What marks a figure as this one of this table: a digest of its name and the table's text."""
+    return hashlib.sha256(f"{name}\n{render_markdown(table, results)}".encode()).hexdigest()
 
 
 def render_latex(table: Filled, results: Path) -> str:

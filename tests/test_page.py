@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lt_bench import figures, report
-from lt_bench.page import check_page, render_page, write_page
+from lt_bench.page import check_figures, check_page, render_page, write_page
 from lt_bench.record import write
 from tests.synthetic import TABLE, fill_with, make_record
 
@@ -136,7 +136,8 @@ def test_without_records_there_is_no_page_to_miss(checkout, results):
 
 
 def test_the_committed_page_follows_from_committed_records():
-    assert check_page(report.read_results(ROOT / "results")) == []
+    found = report.read_results(ROOT / "results")
+    assert check_page(found) + check_figures(found) == []
 
 
 SCRIPT = r"""
@@ -213,3 +214,20 @@ def test_sorting_and_filtering_in_a_browser(found):
     assert found["open"] == ["python run.py train small ce --seeds 0 1 --again"]
     page_width, window_width = found["widths"]
     assert page_width <= window_width  # nothing but the tables scrolls sideways
+
+
+def test_a_figure_of_other_numbers_or_of_another_kind_is_found(page, checkout, results):
+    figures = results / "figures"
+    assert check_figures(report.read_results(results)) == []
+    groups, classes = (figures / f"table-{kind}.png" for kind in ("groups", "classes"))
+    kept = groups.read_bytes()
+    groups.write_bytes(classes.read_bytes())  # a wrong picture under a right name
+    (figures / "gone-groups.png").write_bytes(kept)
+    wrong, stray = sorted(check_figures(report.read_results(results)), reverse=True)
+    assert wrong.startswith(f"{groups}: of another figure or another state of its table; run ")
+    assert stray == f"{figures}/gone-groups.png: no table with records draws it; delete it"
+    groups.write_bytes(kept)
+    (figures / "gone-groups.png").unlink()
+    write(make_record(report.cells("table")[0], correct=(9, 8, 5, 3)), results)
+    drifted = check_figures(report.read_results(results))
+    assert len(drifted) == len(list(figures.glob("table-*.png"))) > 0
