@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FAILED_RUN, INTERRUPTED = 1, 130
+SHOWN_WIDTH = 60  # of settings that stand in a column
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -302,10 +303,10 @@ def show(arguments: argparse.Namespace) -> int:
     config = prepare(arguments.recipe, arguments.method, arguments.overrides)
     said = gather(arguments.recipe, arguments.method, arguments.overrides)
     print(f"# {config.run_id}")
-    rows = list(_flat(config.as_dict()))
-    width = max(len(f"{key} = {value}") for key, value in rows)
-    for key, value in rows:
-        print(f"{f'{key} = {value}':<{width}}  # {_origin(key, said.origin)}")
+    rows = [(key, f"{key} = {value}") for key, value in _flat(config.as_dict())]
+    width = max(len(text) for _, text in rows if len(text) <= SHOWN_WIDTH)  # long ones stick out
+    for key, text in rows:
+        print(f"{text:<{width}}  # {_origin(key, said.origin)}")
     return 0
 
 
