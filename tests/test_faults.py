@@ -192,7 +192,8 @@ def test_a_run_that_fails_does_not_stop_the_others(
     lines = (caplog.text + capsys.readouterr().err).splitlines()
     assert any(re.search(said, line) for line in lines)
     assert [line.strip() for line in lines[-2:]] == [
-        f"python run.py train digits_lt {overlay} optim.epochs=2 seed=1" for overlay in ("ce", "cb")
+        f"python run.py train digits_lt {overlay} optim.epochs=2 seed=1 --results {tmp_path}"
+        for overlay in ("ce", "cb")
     ]
     assert not leftovers(tmp_path)
 

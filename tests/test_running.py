@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lt_bench.arguments import ARGUMENTS, Parser
+from lt_bench.config import in_folder
 from lt_bench.display import Display
 from lt_bench.errors import BusyError, ConfigError
 from lt_bench.experiment import prepare
@@ -123,8 +124,8 @@ def test_a_run_that_fails_or_is_killed_is_named_and_the_others_go_on(tmp_path):
     assert any(line.startswith(f"{diverges.run_id}: loss is ") for line in lines)
     first = lines.index("failed; to repeat:")
     assert [line.strip() for line in lines[first + 1 : first + 3]] == [
-        diverges.command,
-        killed.command,
+        in_folder(diverges.command, tmp_path),
+        in_folder(killed.command, tmp_path),
     ]
 
 
