@@ -18,7 +18,6 @@ from lt_bench.published import Beside
 from lt_bench.render import (
     Grid,
     across_grid,
-    commit,
     difference_grids,
     facts,
     heading,
@@ -32,6 +31,7 @@ from lt_bench.render import (
     source_of_figure,
     title,
     told_marks,
+    version,
 )
 from lt_bench.report import Results, beside_published
 from lt_bench.tables import HEADLINE, NO_VALUE, Column, Filled, Row, dataset_name
@@ -56,11 +56,10 @@ def check_page(results: Results) -> list[str]:
     Pictures are not compared byte by byte, but there must be as many.
     """
     path = results.folder / "index.html"
-    remedy = f"run python run.py report --results {results.folder}"
     if not path.exists():
-        return [f"{path}: missing; {remedy}"] if results.filled else []
+        return [f"{path}: missing; {results.remedy}"] if results.filled else []
     if _without_images(path.read_text(encoding="utf-8")) != _without_images(render_page(results)):
-        return [f"{path}: differs from its records; {remedy}"]
+        return [f"{path}: differs from its records; {results.remedy}"]
     return []
 
 
@@ -69,7 +68,6 @@ def check_figures(results: Results) -> list[str]:
 
     By the mark that each carries: another matplotlib may draw the same in other pixels.
     """
-    remedy = f"run python run.py report --results {results.folder}"
     drifted = []
     for path in sorted((results.folder / "figures").glob("*.png")):
         of = [table for table in results.filled if path.stem.startswith(f"{table.name}-")]
@@ -80,7 +78,9 @@ def check_figures(results: Results) -> list[str]:
         with Image.open(path) as image:
             source = image.info.get("Source")
         if source != source_of_figure(path.stem, table, results.folder):
-            drifted.append(f"{path}: of another figure or another state of its table; {remedy}")
+            drifted.append(
+                f"{path}: of another figure or another state of its table; {results.remedy}"
+            )
     return drifted
 
 
@@ -248,7 +248,7 @@ def _runs_of(table: Filled, row: Row, results: Path) -> str:
             for name, column in table.columns.items()
         ]
         link = f'<a href="runs/{escape(record.run_id)}/record.json">seed {record.seed}</a>'
-        machine = [commit(record), str(record.environment.get("precision"))]
+        machine = [version(record), str(record.environment.get("precision"))]
         shown = _joined("<td>{}</td>", [*cells, *machine])
         lines.append(f"<tr><td>{link}</td>{shown}<td>{record.seconds:,.0f} s</td></tr>")
     heads = ["record", *(c.header for c in table.columns.values()), "commit", "precision", "time"]

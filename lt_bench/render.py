@@ -21,6 +21,7 @@ from lt_bench.tables import (
     Filled,
     Row,
     backbone_name,
+    commit,
     dataset_name,
     frame,
     how_computed,
@@ -235,7 +236,7 @@ def facts(table: Filled, rows: Sequence[Row]) -> list[str]:
     if set(metrics.SHOT_GROUPS) <= set(table.columns):
         lines.append(_shot_groups(data.class_counts, **table.config.report.options))
     records = [record for row in rows for record in row.records]
-    machines, code = (sorted(set(map(said, records))) for said in (_machine, commit))
+    machines, code = (sorted(set(map(said, records))) for said in (_machine, version))
     lines.append(f"Ran on {'; '.join(machines)}. Code: {', '.join(code)}.")
     return lines + how_to_read(table, rows)
 
@@ -409,10 +410,9 @@ def _shot_groups(
     )
 
 
-def commit(record: Record) -> str:
+def version(record: Record) -> str:
     """The version of the code that made a record."""
-    named = str(record.environment.get("commit") or "not known")[:8]
-    return f"{named} (changed)" if record.environment.get("dirty") else named
+    return f"{commit(record)} (changed)" if record.environment.get("dirty") else commit(record)
 
 
 def _machine(record: Record) -> str:

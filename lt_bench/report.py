@@ -136,6 +136,10 @@ class Results:
     tables: Sequence[Filled]
 
     @property
+    def remedy(self) -> str:
+        return f"run python run.py report --results {self.folder}"
+
+    @property
     def filled(self) -> list[Filled]:
         """The tables that have at least one record."""
         return [table for table in self.tables if table.rows]
@@ -160,15 +164,14 @@ def check(results: Results) -> list[str]:
     wanted = texts_of_tables(results)
     folder = results.folder / "tables"
     there = {path for path in folder.glob("*") if path.suffix in SUFFIXES}
-    remedy = f"run python run.py report --results {results.folder}"
     drifted = []
     for path in sorted(wanted.keys() | there):
         if path not in wanted:
             drifted.append(f"{path}: no table with records makes it; delete it")
         elif path not in there:
-            drifted.append(f"{path}: missing; {remedy}")
+            drifted.append(f"{path}: missing; {results.remedy}")
         elif path.read_bytes() != wanted[path].encode():
-            drifted.append(f"{path}: differs from its records; {remedy}")
+            drifted.append(f"{path}: differs from its records; {results.remedy}")
     return drifted
 
 

@@ -239,7 +239,7 @@ def _marks(row: Row, data: Counter[str], computed: Counter[str]) -> Iterator[str
     usual = computed.most_common(1)[0][0]
     if used != {usual}:
         yield f"computed in {' and in '.join(sorted(used))}; most runs here in {usual}"
-    commits = {str(record.environment.get("commit"))[:8] for record in row.records}
+    commits = set(map(commit, row.records))
     if len(commits) > 1:
         yield f"seeds of different versions of the code: {', '.join(sorted(commits))}"
     if parent := row.config.parent:
@@ -269,6 +269,12 @@ def _full_epochs(config: RunConfig) -> int:
 
 def _data_identity(record: Record) -> str:
     return json.dumps([record.data.identity, record.data.class_counts], sort_keys=True)
+
+
+def commit(record: Record) -> str:
+    """The commit that made a record, shortened."""
+    found = record.environment.get("commit")
+    return str(found)[:8] if found else "not known"
 
 
 def how_computed(record: Record) -> str:
