@@ -14,6 +14,13 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def example(heading):
+    """The code of a section."""
+    section = README.split(f"## {heading}\n")[1].split("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    return code
+
+
 def test_the_tables_are_the_committed_ones():
     tables = dict(re.findall(r"<!-- table: (\w+) -->\n((?:\|.*\n)+)", README))
     assert list(tables) == ["cifar100", "cifar100_short", "quick"]
@@ -26,7 +33,7 @@ def test_the_tables_are_the_committed_ones():
 
 
 def test_the_example_loss_runs():
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    code = example("A loss of your own")
     assert len(code.strip().splitlines()) <= 13
     scope = vars(losses).copy()
     try:
@@ -37,6 +44,30 @@ def test_the_example_loss_runs():
         assert loss(torch.randn(4, 3), torch.tensor([0, 1, 2, 0])).shape == (4,)
     finally:
         losses.LOSSES.pop("tempered", None)
+
+
+def test_the_example_of_a_loop_runs():
+    logits = torch.tensor([[2.0, 0.0, 0.0], [2.0, 0.0, 0.0]], requires_grad=True)
+    scope = {
+        "torch": torch,
+        "class_counts": [200, 50, 10],
+        "num_classes": 3,
+        "device": "cpu",
+        "logits": logits,
+        "target": torch.tensor([0, 1]),
+        "step": 0,
+        "total_steps": 4,
+        "steps_per_epoch": 2,
+        "labels": [0, 1, 2, 2],
+        "predictions": [0, 0, 2, 1],
+    }
+    exec(example("In a training loop of your own"), scope)
+    scope["loss"].backward()
+    # one image each of two classes, one missed: recall's floor counts a miss of the other too
+    plain = torch.nn.functional.cross_entropy(logits, scope["target"])
+    torch.testing.assert_close(scope["loss"], plain)
+    assert logits.grad.abs().sum() > 0
+    assert scope["groups"] == {"many": 1.0, "medium": 0.0, "few": 0.5}
 
 
 def test_the_tree_exists():
