@@ -10,6 +10,7 @@ from lt_bench.record import Record
 
 # Tolerances to name, in points of top-1 or of a shot group's accuracy.
 STEPS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+ROUNDING = 1e-9  # so that one image of 500 is 0.2
 # What the same configuration may still differ by: the machine and its software.
 MACHINE = ("commit", "dirty", "device", "precision", "compiled", "deterministic", "packages")
 
@@ -24,7 +25,7 @@ class Agreement:
     lines: tuple[str, ...]
 
     def within(self, tolerance: float) -> bool:
-        return self.is_same_data and self.points <= tolerance + 1e-9
+        return self.is_same_data and self.points <= tolerance + ROUNDING
 
 
 def agreement(record: Record, again: Record) -> Agreement:
@@ -64,7 +65,7 @@ def _told(record: Record, again: Record, is_identical: bool) -> Iterator[str]:
     if record.test.total == again.test.total:
         same = np.mean(record.test.predictions() == again.test.predictions())
         yield f"the same prediction for {100 * same:.1f} % of the test images"
-    step = next((step for step in STEPS if max(gaps) <= step), None)
+    step = next((step for step in STEPS if max(gaps) <= step + ROUNDING), None)
     yield f"every score agrees within {step:g} points" if step else "no agreement within 10 points"
 
 

@@ -2,9 +2,9 @@
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 USER_MISTAKE = 2
 
@@ -15,86 +15,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(USER_MISTAKE, f"{message}; see {self.prog} --help\n")
 
-
-def _add_experiment(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="a file of configs/, with :VARIANTs")
-    parser.add_argument("method", metavar="METHOD", help="a file of configs/methods/")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="such as optim.lr=0.05")
-
-
-def _add_results(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--results", metavar="DIR", type=Path, default=Path("results"), help="default: results"
-    )
-
-
-def _add_data_root(parser: argparse.ArgumentParser) -> None:
-    root = os.environ.get("LT_BENCH_DATA")
-    parser.add_argument(
-        "--data-root",
-        metavar="DIR",
-        type=Path,
-        default=Path(root) if root else None,
-        help="where the datasets lie; default: $LT_BENCH_DATA",
-    )
-
-
-def _add_machine(parser: argparse.ArgumentParser) -> None:
-    _add_data_root(parser)
-    _add_results(parser)
-    _add_device(parser)
-    _add_compile(parser)
-    parser.add_argument("--deterministic", action="store_true", help="two runs equal to the bit")
-    _add_workers(parser)
-    _add_on_bad_image(parser)
-    parser.add_argument(
-        "--checkpoint-seconds",
-        metavar="N",
-        type=float,
-        default=60.0,
-        help="how often the state of a run is kept; 0 is after every step, 60 the default",
-    )
-
-
-def _add_on_bad_image(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--on-bad-image",
-        choices=["stop", "skip"],
-        default="stop",
-        help="at an image file that cannot be read: stop, or leave all such files out",
-    )
-
-
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16")
-
-
-def _add_compile(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--compile",
-        action="store_true",
-        help="torch.compile the step: slow to begin, then faster; not measured on a GPU yet",
-    )
-
-
-def _add_workers(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--workers",
-        metavar="N",
-        type=int,
-        help="processes that read images from files; default: one per core",
-    )
-
-
-def _add_jobs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--jobs",
-        metavar="N",
-        type=_at_least_one,
-        default=1,
-        help="how many runs go on side by side, on a share of the cores each; default: 1",
-    )
+    def take(self, verb: str) -> None:
+        """Take the arguments of this verb."""
+        either: argparse._ActionsContainer = self
+        if verb == "report":
+            either = self.add_mutually_exclusive_group()
+        for name in VERBS[verb]:
+            (self if name in MACHINE else either).add_argument(name, **ARGUMENTS[name])
+        if "--data-root" in VERBS[verb] and (root := os.environ.get("LT_BENCH_DATA")):
+            self.set_defaults(data_root=Path(root))
 
 
 def _at_least_one(text: str) -> int:
@@ -103,94 +32,93 @@ def _at_least_one(text: str) -> int:
     return int(text)
 
 
-def _train(parser: argparse.ArgumentParser) -> None:
-    _add_experiment(parser)
-    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="one run for each")
-    _add_jobs(parser)
-    parser.add_argument("--again", action="store_true", help="repeat a run that has a record")
-    parser.add_argument("--download", action="store_true", help="fetch CIFAR into the data root")
-    _add_machine(parser)
+def _flag(about: str) -> dict[str, Any]:
+    return {"action": "store_true", "help": about}
 
 
-def _table(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="a file of configs/tables/")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
-    _add_jobs(parser)
-    _add_machine(parser)
+def _folder(about: str) -> dict[str, Any]:
+    return {"metavar": "DIR", "type": Path, "help": about}
 
 
-def _report(parser: argparse.ArgumentParser) -> None:
-    instead = parser.add_mutually_exclusive_group()
-    instead.add_argument("--check", action="store_true", help="fail where a table has drifted")
-    instead.add_argument("--published", action="store_true", help="print ours beside published")
-    instead.add_argument(
-        "--tensorboard",
-        metavar="DIR",
-        type=Path,
-        help="write the curves of every run, finished or in progress, for TensorBoard",
-    )
-    _add_results(parser)
+def _file(about: str) -> dict[str, Any]:
+    return {"metavar": "FILE", "type": Path, "help": about}
 
 
-def _verify(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_id", metavar="RUN_ID", help="a folder of results/runs")
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=1.0,
-        metavar="POINTS",
-        help="fail where top-1 differs by more; default: 1.0",
-    )
-    _add_machine(parser)
+def _number(kind: Any, about: str, **more: Any) -> dict[str, Any]:
+    return {"metavar": "N", "type": kind, "help": about, **more}
 
 
-def _predict(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_id", metavar="RUN_ID", help="a folder of results/runs, with model.pt")
-    parser.add_argument("path", metavar="PATH", type=Path, help="an image, or a folder of them")
-    parser.add_argument("--csv", metavar="FILE", type=Path, help="write all predictions here")
-    _add_results(parser)
-    _add_device(parser)
-    _add_workers(parser)
-    _add_on_bad_image(parser)
-
-
-def _data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=["check", "build", "pack"])
-    parser.add_argument("recipe", metavar="RECIPE", help="a file of configs/, with :VARIANTs")
-    parser.add_argument(
-        "overrides", metavar="key=value", nargs="*", help="such as data.subset=ldam"
-    )
-    _add_data_root(parser)
-    parser.add_argument(
-        "--lists", metavar="DIR", type=Path, help="build: where the published list files lie"
-    )
-    parser.add_argument(
-        "--download",
-        action="store_true",
-        help="fetch CIFAR into the data root, or the published lists",
-    )
-    parser.add_argument("--decode", action="store_true", help="check: try to read every image")
-    parser.add_argument(
-        "--format", choices=["jpeg", "uint8"], help="pack: how images are kept; default: jpeg"
-    )
-    _add_workers(parser)
-    _add_on_bad_image(parser)
-
-
-def _bench(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", metavar="NAME", nargs="*", help="which ones; default: all")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures here as well")
-    _add_device(parser)
-    parser.add_argument("--compile", action="store_true", help="step: a compiled one as well")
-
-
-ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
-    "train": _train,
-    "table": _table,
-    "report": _report,
-    "verify": _verify,
-    "predict": _predict,
-    "data": _data,
-    "show": _add_experiment,
-    "bench": _bench,
+ARGUMENTS: Mapping[str, dict[str, Any]] = {
+    "recipe": {"metavar": "RECIPE", "help": "a file of configs/, with :VARIANTs"},
+    "method": {"metavar": "METHOD", "help": "a file of configs/methods/"},
+    "overrides": {"metavar": "key=value", "nargs": "*", "help": "such as optim.lr=0.05"},
+    "name": {"metavar": "NAME", "help": "a file of configs/tables/"},
+    "run_id": {"metavar": "RUN_ID", "help": "a folder of results/runs"},
+    "path": {"metavar": "PATH", "type": Path, "help": "an image, or a folder of them"},
+    "action": {"choices": ["check", "build", "pack"]},
+    "names": {"metavar": "NAME", "nargs": "*", "help": "which ones; default: all"},
+    "--seeds": _number(int, "one run for each", nargs="+"),
+    "--jobs": _number(
+        _at_least_one,
+        "how many runs go on side by side, on a share of the cores each; default: 1",
+        default=1,
+    ),
+    "--again": _flag("repeat a run that has a record"),
+    "--download": _flag("fetch CIFAR into the data root; data build: or the published lists"),
+    "--dry-run": _flag("print the commands, run nothing"),
+    "--check": _flag("fail where a table has drifted"),
+    "--published": _flag("print ours beside published"),
+    "--tensorboard": _folder("write the curves of every run, also in progress, for TensorBoard"),
+    "--tolerance": {
+        **_number(float, "fail where top-1 differs by more; default: 1.0", default=1.0),
+        "metavar": "POINTS",
+    },
+    "--csv": _file("write all predictions here"),
+    "--json": _file("write the figures here as well"),
+    "--lists": _folder("build: where the published list files lie"),
+    "--decode": _flag("check: try to read every image"),
+    "--format": {
+        "choices": ["jpeg", "uint8"],
+        "help": "pack: how images are kept; default: jpeg",
+    },
+    "--data-root": _folder("where the datasets lie; default: $LT_BENCH_DATA"),
+    "--results": {**_folder("default: results"), "default": Path("results")},
+    "--device": {"default": "auto", "help": "auto, cpu, cuda or cuda:N"},
+    "--precision": {"default": "auto", "help": "auto, fp32 or bf16"},
+    "--compile": {
+        **_flag("torch.compile the step: slow to begin, then faster; not measured on a GPU yet"),
+        "dest": "compiled",
+    },
+    "--deterministic": _flag("two runs equal to the bit"),
+    "--workers": _number(int, "processes that read images from files; default: one per core"),
+    "--on-bad-image": {
+        "choices": ["stop", "skip"],
+        "default": "stop",
+        "help": "at an image file that cannot be read: stop, or leave all such files out",
+    },
+    "--checkpoint-seconds": _number(
+        float,
+        "how often the state of a run is kept; 0 is after every step, 60 the default",
+        default=60.0,
+    ),
+}
+EXPERIMENT = ("recipe", "method", "overrides")
+DEVICE = ("--device", "--precision")
+FILES = ("--workers", "--on-bad-image")
+MACHINE = (
+    *("--data-root", "--results", *DEVICE, "--compile", "--deterministic", *FILES),
+    "--checkpoint-seconds",
+)
+VERBS: Mapping[str, tuple[str, ...]] = {
+    "train": (*EXPERIMENT, "--seeds", "--jobs", "--again", "--download", *MACHINE),
+    "table": ("name", "--dry-run", "--jobs", *MACHINE),
+    "report": ("--check", "--published", "--tensorboard", "--results"),
+    "verify": ("run_id", "--tolerance", *MACHINE),
+    "predict": ("run_id", "path", "--csv", "--results", *DEVICE, *FILES),
+    "data": (
+        *("action", "recipe", "overrides", "--data-root", "--lists", "--download", "--decode"),
+        *("--format", *FILES),
+    ),
+    "show": EXPERIMENT,
+    "bench": ("names", "--json", *DEVICE, "--compile"),
 }

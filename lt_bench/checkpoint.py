@@ -28,8 +28,9 @@ State = dict[str, Any]
 PACKAGE = Path(__file__).parent
 # Modules that print what a record says; any other may decide its numbers.
 PRESENTING = (
-    *("bench", "cli", "display", "event_files", "figures", "intervals", "page", "published"),
-    *("render", "report"),
+    *("agreement", "arguments", "bench", "cli", "diagnostics", "display", "drawing"),
+    *("event_files", "figures", "intervals", "overviews", "page", "predictions", "published"),
+    *("render", "report", "tables"),
 )
 ECHO_SECONDS = 1.0
 

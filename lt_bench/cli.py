@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from lt_bench.arguments import ARGUMENTS, USER_MISTAKE, Parser
+from lt_bench.arguments import USER_MISTAKE, Parser
 from lt_bench.display import Display, image_bar, is_first_rank
 from lt_bench.errors import ConfigError, RunError, UserError
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(f"{verb}: is not done by several ranks; run it without torchrun")
         command = VERBS[verb]
         parser = Parser(prog=f"run.py {verb}", description=command.__doc__)
-        ARGUMENTS[verb](parser)
+        parser.take(verb)
         arguments = parser.parse_intermixed_args(argv[1:])
         level = logging.INFO if is_first_rank() else logging.ERROR
         logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
@@ -90,18 +90,21 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 def train(arguments: argparse.Namespace) -> int:
     """train one experiment, per seed, and record it"""
-    if arguments.seeds and any(o.split("=")[0].strip() == "seed" for o in arguments.overrides):
-        raise ConfigError("--seeds: given together with seed=; write one of them")
-    from lt_bench.config import SEEDS, with_seed
+    from lt_bench.config import SEEDS, key_of, with_seed
     from lt_bench.experiment import prepare
+    from lt_bench.runtime import wait_for_ranks
 
+    if arguments.seeds and "seed" in map(key_of, arguments.overrides):
+        raise ConfigError("--seeds: given together with seed=; write one of them")
     seeds = dict.fromkeys(arguments.seeds or ())
     if wrong := [problem for seed in seeds if (problem := SEEDS.problem(seed))]:
         raise ConfigError(f"--seeds: {problem}" for problem in wrong)
     config = prepare(arguments.recipe, arguments.method, arguments.overrides)
     where = _runtime(arguments)
     if arguments.download:
-        _download(config.data.name, where.data_root)
+        if is_first_rank():
+            _download(config.data.name, where.data_root)
+        wait_for_ranks()
     configs = [with_seed(config, seed) for seed in seeds or [config.seed]]
     return _run_all(configs, where, again=arguments.again)
 
@@ -165,10 +168,10 @@ def verify(arguments: argparse.Namespace) -> int:
     record, config = recorded(arguments.run_id, arguments.results)
     if arguments.precision == "auto":
         arguments.precision = record.environment.get("precision", "auto")
-    arguments.compile |= record.environment.get("compiled", False)
+    arguments.compiled |= record.environment.get("compiled", False)
     with tempfile.TemporaryDirectory() as folder:
         where = replace(_runtime(arguments), results=Path(folder))
-        if status := _run_all(_with_parents(config), where):
+        if status := _run_all(config.stages, where):
             return status
         found = agreement(record, read(record_path(where.results, config.run_id)))
     print(*found.lines, sep="\n")
@@ -187,10 +190,6 @@ def predict(arguments: argparse.Namespace) -> int:
         write_text_whole(arguments.csv, predictions.as_csv(found))
     print(*predictions.as_lines(found), sep="\n")
     return 0
-
-
-def _with_parents(config: "RunConfig") -> "list[RunConfig]":
-    return [*(_with_parents(config.parent) if config.parent else []), config]
 
 
 def data(arguments: argparse.Namespace) -> int:
@@ -303,7 +302,9 @@ def show(arguments: argparse.Namespace) -> int:
     config = prepare(arguments.recipe, arguments.method, arguments.overrides)
     said = gather(arguments.recipe, arguments.method, arguments.overrides)
     print(f"# {config.run_id}")
-    rows = [(key, f"{key} = {value}") for key, value in _flat(config.as_dict())]
+    tree = config.as_dict() | {"parent": config.parent and config.parent.overlay}
+    named = ("recipe", "overlay", "digest", "overrides")
+    rows = [(key, f"{key} = {value}") for key, value in _flat(tree) if key not in named]
     width = max(len(text) for _, text in rows if len(text) <= SHOWN_WIDTH)  # long ones stick out
     for key, text in rows:
         print(f"{text:<{width}}  # {_origin(key, said.origin)}")
@@ -314,7 +315,7 @@ def bench(arguments: argparse.Namespace) -> int:
     """measure speed on this machine, beside loops in the field's usual style"""
     from lt_bench.bench.suite import run
 
-    if arguments.compile and arguments.names and "step" not in arguments.names:
+    if arguments.compiled and arguments.names and "step" not in arguments.names:
         raise ConfigError("--compile: has an effect on bench step alone; leave it out")
     run(arguments.names, _runtime(arguments), arguments.json)
     return 0
@@ -322,12 +323,8 @@ def bench(arguments: argparse.Namespace) -> int:
 
 def _flat(tree: Any, at: str = "") -> Any:
     for key, value in tree.items():
-        if key in ("recipe", "overlay", "digest", "overrides") and not at:
-            continue
-        if isinstance(value, dict) and value and not (key == "parent" and not at):
+        if isinstance(value, dict) and value:
             yield from _flat(value, f"{at}{key}.")
-        elif key == "parent" and value:
-            yield "parent", repr(value["overlay"])
         elif value is not None:
             yield f"{at}{key}", repr(value)
 
@@ -407,7 +404,7 @@ def _runtime(arguments: argparse.Namespace) -> "Runtime":
     settings = signature(Runtime.choose).parameters
     given = {name: value for name, value in vars(arguments).items() if name in settings}
     _existing(given.get("data_root"))
-    return Runtime.choose(**given, compiled=getattr(arguments, "compile", False))
+    return Runtime.choose(**given)
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {

@@ -19,6 +19,9 @@ class Compiled:
 
     The clock and a mix's share enter as tensors, so that no step compiles anew. A batch of another
     size, the last one of each epoch, is not worth a graph of its own and goes to the method.
+
+    Args:
+        adds_up: gradients of several steps are summed before the parameters move.
     """
 
     def __init__(
@@ -66,13 +69,4 @@ class Compiled:
             raise RunError(f"--compile: {why}; leave the flag out for this method") from error
 
 
-@functools.lru_cache(maxsize=1)
-def compiled(
-    method: nn.Module, device: torch.device, batch_size: int, *, adds_up: bool
-) -> Compiled:
-    """A method compiled for batches of one size; the last one is kept.
-
-    Args:
-        adds_up: gradients of several steps are summed before the parameters move.
-    """
-    return Compiled(method, device, batch_size, adds_up=adds_up)
+compiled = functools.lru_cache(maxsize=1)(Compiled)  # the last one, which may be called for again

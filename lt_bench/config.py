@@ -65,7 +65,10 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One experiment. `digest` is the hash of what files and command line say, except the seed."""
+    """One experiment. `digest` is the hash of what files and command line say, except the seed.
+
+    `recipe` (with its variants) and `overlay` are as they were given: names, or files of one's own.
+    """
 
     recipe: str
     overlay: str
@@ -84,8 +87,14 @@ class RunConfig:
     seed: Annotated[int, SEEDS] = 0
 
     @property
+    def names(self) -> tuple[str, str]:
+        """Of recipe and overlay, without the folders of files of one's own."""
+        recipe, *variants = self.recipe.split(":")
+        return ":".join([Path(recipe).stem, *variants]), Path(self.overlay).stem
+
+    @property
     def run_id(self) -> str:
-        names = f"{self.recipe}-{self.overlay}".replace(":", ".")
+        names = "-".join(self.names).replace(":", ".")
         return f"{names}-s{self.seed}-{self.digest[:8]}"
 
     @property
@@ -93,6 +102,11 @@ class RunConfig:
         """What runs it again."""
         words = ["python", "run.py", "train", self.recipe, self.overlay, *self.overrides]
         return shlex.join([*words, f"seed={self.seed}"])
+
+    @property
+    def stages(self) -> "list[RunConfig]":
+        """The runs that it starts from, first stage first, and itself."""
+        return [*(self.parent.stages if self.parent else []), self]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the record; parts become `{name, **options}` as in the files."""
@@ -146,15 +160,15 @@ def load(
     parent = _parent(recipe, said.tree, overrides, tables, reader.problems)
     if reader.problems:
         raise ConfigError(reader.problems)
-    name = Path(recipe.split(":")[0]).stem
-    return RunConfig(
-        recipe=":".join([name, *recipe.split(":")[1:]]),
-        overlay=Path(method).stem,
+    config = RunConfig(
+        recipe=recipe,
+        overlay=method,
         digest=_digest(said.tree, parent),
-        overrides=tuple(o for o in overrides if o.split("=")[0].strip() != "seed"),
+        overrides=tuple(o for o in overrides if key_of(o) != "seed"),
         parent=parent,
         **settings,
     )
+    return with_seed(config, config.seed)
 
 
 def gather(recipe: str, method: str, overrides: Sequence[str] = ()) -> Said:
@@ -203,20 +217,22 @@ def read_toml(kind: str, name: str, folder: Path) -> tuple[str, dict[str, Any]]:
             "install it there with python -m pip install -e ."
         )
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
-    try:
-        is_there = path.is_file()
-    except OSError:  # a name longer than any file's
-        is_there = False
-    if not is_there:
-        known = sorted(p.stem for p in folder.glob("*.toml"))
-        raise ConfigError(f"{kind}: {unknown(name, known)}")
     shown = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
     try:
         return shown, tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except PermissionError as error:
+        raise ConfigError(f"{shown}: not readable; check its permissions") from error
+    except OSError as error:  # not there, a folder, a name longer than any file's
+        known = sorted(p.stem for p in folder.glob("*.toml"))
+        raise ConfigError(f"{kind}: {unknown(name, known)}") from error
+    except ValueError as error:  # of tomllib, of UTF-8, or a name with a null byte
         raise ConfigError(f"{shown}: not readable as TOML: {error}") from error
     except RecursionError as error:
         raise ConfigError(f"{shown}: not readable as TOML: nested too deep") from error
+
+
+def key_of(override: str) -> str:
+    return override.partition("=")[0].strip()
 
 
 def _parse_override(text: str) -> dict[str, Any]:
@@ -274,7 +290,7 @@ def _parent(
     if not isinstance(name, str):
         problems.append(f"parent: expected the name of a method, got {name!r}")
         return None
-    shared = [o for o in overrides if o.split("=")[0].split(".")[0] in ("data", "backbone", "seed")]
+    shared = [o for o in overrides if key_of(o).split(".")[0] in ("data", "backbone")]
     try:
         return load(recipe, name, shared, tables)
     except ConfigError as error:
@@ -286,7 +302,7 @@ def _digest(tree: Mapping[str, Any], parent: RunConfig | None) -> str:
     said = {key: value for key, value in tree.items() if key not in ("seed", "parent")}
     if parent:
         said["parent"] = parent.digest
-    text = json.dumps(_canonical(said), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(_canonical(said), sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

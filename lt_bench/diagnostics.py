@@ -37,17 +37,19 @@ def draw_reliability(rows: Sequence[Row]) -> Figure:
     """Share right by confidence, bins of all seeds together; the bar below is how many images."""
     figure, axes = panels_of_four(len(rows), height=1.75, sharey=True)
     for panel, row in zip(axes, rows, strict=True):
-        bins = _all_seeds(row)
-        width = 1 / len(bins.count)
-        place = (np.arange(len(bins.count)) + 0.5) * width
-        right, sure = bins.correct / bins.count.clip(1), bins.confidence / bins.count.clip(1)
-        both, share = np.minimum(right, sure), 0.18 * bins.count / bins.count.max()
+        seeds = _top_label(row)
+        columns = [[one.count, one.confidence, one.correct] for one in seeds]
+        count, sure, right = np.sum(columns, axis=0)
+        width = 1 / len(count)
+        place = (np.arange(len(count)) + 0.5) * width
+        right, sure = right / count.clip(1), sure / count.clip(1)
+        both, share = np.minimum(right, sure), 0.18 * count / count.max()
         bars = ((both, 0.0), (right - both, both), (sure - both, both), (-share, 0.0))
         for (height, bottom), colour in zip(bars, RELIABILITY.values(), strict=True):
             panel.bar(place, height, 0.9 * width, bottom, linewidth=0, **colour)
         panel.plot([0, 1], [0, 1], color="black", linewidth=0.6, linestyle="--")
         # as the table has it: the mean over seeds, which is above the error of the summed bins
-        errors = [metrics.expected_calibration_error(one) for one in _top_label(row)]
+        errors = [metrics.expected_calibration_error(one) for one in seeds]
         panel.text(
             0.03,
             0.9,
@@ -122,14 +124,6 @@ def _top_label(row: Row) -> list[Bins]:
     return [bins for bins in each if len(bins.count) == len(each[0].count)]
 
 
-def _all_seeds(row: Row) -> Bins:
-    each = _top_label(row)
-    count = np.sum([bins.count for bins in each], axis=0)
-    right = np.sum([bins.correct for bins in each], axis=0)
-    confidence = np.sum([bins.confidence for bins in each], axis=0)
-    return Bins(count, confidence, right)
-
-
 def _taken_for(row: Row, thresholds: Mapping[str, int]) -> FloatArray | None:
     """Per true group: share right, and shares wrong by the predicted class's group."""
     tables = []
@@ -143,8 +137,7 @@ def _taken_for(row: Row, thresholds: Mapping[str, int]) -> FloatArray | None:
             place[members] = index
         predicted = record.test.predictions()
         column = np.where(predicted == labels, 0, 1 + place[predicted])
-        counts = np.zeros((3, 4))
-        np.add.at(counts, (place[labels], column), 1)
+        counts = np.bincount(4 * place[labels] + column, minlength=12).reshape(3, 4)
         tables.append(counts / counts.sum(axis=1, keepdims=True).clip(1))
     mean: FloatArray = np.mean(tables, axis=0)
     return mean

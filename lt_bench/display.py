@@ -58,7 +58,7 @@ class Display:
         file.flush()
 
     def _show(self, config: "RunConfig", done: int, loss: str) -> None:
-        name = f"{config.recipe} {config.overlay} seed {config.seed}"
+        name = f"{' '.join(config.names)} seed {config.seed}"
         self.at_work[config.run_id] = done, f"{name} {done}/{config.optim.epochs}{loss}"
         self._name_runs()
 
@@ -77,4 +77,5 @@ def image_bar(is_shown: bool) -> "Iterator[Callable[[int], object]]":
 
 def is_first_rank() -> bool:
     """Of the processes of a torchrun the others keep silent, but for what is wrong."""
-    return os.environ.get("RANK", "0") == "0"
+    # schedulers export a RANK of their own, to processes that are no torchrun's
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"

@@ -29,6 +29,7 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.4,
     "figure.dpi": 200,
     "savefig.dpi": 200,
+    "text.parse_math": False,  # a name may hold a $
 }
 # Okabe and Ito's colours, told apart by colour-blind readers; these three also by their greys
 GROUPS = {"many": "#0072B2", "medium": "#E69F00", "few": "#D55E00", "all": "#4D4D4D"}

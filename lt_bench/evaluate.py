@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lt_bench.data.loading import Loader
 from lt_bench.methods import Method
-from lt_bench.metrics import SCORE_BINS, TOP_LABEL_BINS, Bins, Calibration, Tally, bin_edges
+from lt_bench.metrics import SCORE_BINS, TOP_LABEL_BINS, Bins, Tally, bin_edges
 from lt_bench.models.folding import Foldable
 from lt_bench.record import SplitResult
 from lt_bench.runtime import Runtime
@@ -38,8 +38,8 @@ def folded_backbone(method: Method) -> Iterator[None]:
 
 def _evaluate(method: Method, loader: Loader, num_classes: int, where: Runtime) -> SplitResult:
     predicted, in_top5 = [], []
-    top_label = _BinSums(TOP_LABEL_BINS, where.device)
-    score = _BinSums(SCORE_BINS, where.device)
+    top_label = BinSums(TOP_LABEL_BINS, where.device)
+    score = BinSums(SCORE_BINS, where.device)
     nll = torch.zeros((), dtype=torch.float64, device=where.device)
     for images, target_B in loader.plain():
         with where.autocast():
@@ -47,13 +47,15 @@ def _evaluate(method: Method, loader: Loader, num_classes: int, where: Runtime) 
         predicted_B = first_argmax(logits_BC)
         logits_BC = logits_BC.double()
         top_BK = logits_BC.topk(min(5, num_classes), dim=1).indices
+        is_right_B = predicted_B == target_B
         predicted.append(predicted_B)
-        in_top5.append((top_BK == target_B[:, None]).any(dim=1))
+        # of equal logits topk may take others than the one that is predicted
+        in_top5.append((top_BK == target_B[:, None]).any(dim=1) | is_right_B)
 
         probability_BC = method.probabilities(logits_BC)
         of_target_B = probability_BC.gather(1, target_B[:, None])[:, 0]
         nll -= of_target_B.clamp(min=torch.finfo(torch.float64).tiny).log().sum()
-        top_label.add(probability_BC.max(dim=1).values, predicted_B == target_B)
+        top_label.add(probability_BC.max(dim=1).values, is_right_B)
         is_target_BC = target_B[:, None] == torch.arange(num_classes, device=where.device)
         score.add(probability_BC.flatten(), is_target_BC.flatten())
 
@@ -63,15 +65,16 @@ def _evaluate(method: Method, loader: Loader, num_classes: int, where: Runtime) 
         Tally.of(labels_N.cpu().numpy(), predicted_N.cpu().numpy(), num_classes),
         top5_correct=top5_C.cpu().numpy(),
         labels_predicted=predicted_N.cpu().numpy(),
-        calibration=Calibration(top_label.read(), score.read()),
+        top_label=top_label.read(),
+        score=score.read(),
         nll=float(nll) / len(labels_N),
     )
 
 
-class _BinSums:
+class BinSums:
     """metrics.Bins, summed on the device."""
 
-    def __init__(self, num_bins: int, device: torch.device) -> None:
+    def __init__(self, num_bins: int, device: torch.device | None = None) -> None:
         self.inner_edges = torch.from_numpy(bin_edges(num_bins)[1:-1]).to(device)
         self.sums = torch.zeros(3, num_bins, dtype=torch.float64, device=device)
 

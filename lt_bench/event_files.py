@@ -32,8 +32,10 @@ def write_event_files(results: Path, folder: Path) -> list[Path]:
         raise ConfigError(
             'report --tensorboard: needs tensorboard; run python -m pip install -e ".[tensorboard]"'
         ) from error
-    found = [_source(run) for run in sorted((results / "runs").glob("*"))]
-    sources = [source for source in found if source]
+    # of a run that has both, its events
+    kinds = ("record.json", "events.jsonl")
+    found = {path.parent: path for kind in kinds for path in results.glob(f"runs/*/{kind}")}
+    sources = [found[run] for run in sorted(found)]
     if not sources:
         raise ConfigError(f"report --tensorboard: no run in {results / 'runs'}; train one first")
     for source in sources:
@@ -52,11 +54,6 @@ def write_event_files(results: Path, folder: Path) -> list[Path]:
                 writer.add_event(Event(wall_time=now, step=line["epoch"], summary=summary))
             writer.close()
     return [folder / source.parent.name for source in sources]
-
-
-def _source(run: Path) -> Path | None:
-    files = (run / "events.jsonl", run / "record.json")
-    return next((path for path in files if path.exists()), None)
 
 
 def _lines(source: Path) -> list[Mapping[str, Any]]:

@@ -147,7 +147,7 @@ def recorded(run_id: str, results: Path) -> tuple[Record, RunConfig]:
     if run_id not in known and (near := difflib.get_close_matches(run_id, known, n=1)):
         raise ConfigError(f"{run_id}: no such record in {results}; did you mean {near[0]}?")
     record = read(record_path(results, run_id))
-    config = prepare(record.recipe, record.overlay, tuple(record.config.get("overrides", ())))
+    config = prepare(*(record.config[key] for key in ("recipe", "overlay", "overrides")))
     config = with_seed(config, record.seed)
     if config.run_id != record.run_id:
         raise ConfigError(
@@ -202,8 +202,8 @@ def _train_and_test(config: RunConfig, where: Runtime, folder: Path, on_epoch: O
     save_tensors(folder / "model.pt", method.model_state())
     return Record(
         run_id=config.run_id,
-        recipe=config.recipe,
-        overlay=config.overlay,
+        recipe=config.names[0],
+        overlay=config.names[1],
         digest=config.digest,
         seed=config.seed,
         command=config.command,
@@ -296,6 +296,13 @@ def _combinations(config: RunConfig) -> Iterator[str]:
         yield f"parent: {config.parent.overlay!r} has no effect on {name!r}; leave it out"
     if config.parent and method.keeps_head and config.head != config.parent.head:
         yield (f"head: {name!r} keeps its parent's head; write head = {config.parent.head.name!r}")
+    pairs = {"head": (config.head, config.objective)}
+    if given := config.representation:
+        pairs["representation.head"] = (given.head, given.objective)
+    for place, (head, objective) in pairs.items():
+        needed = LOSSES[objective.loss.name].needs_head
+        if needed not in (None, head.name):
+            yield f"{place}: {head.name!r} does not fit {objective.loss.name!r}; write {needed!r}"
     optim = config.optim
     if optim.nesterov and not optim.momentum:
         yield "optim.nesterov: has no effect without momentum; write false, or a momentum above 0"
@@ -347,7 +354,6 @@ def make_loader(
         "mean": data.mean,
         "std": data.std,
         "device": where.device,
-        "channels_last": True,
     }
     if isinstance(split, ImageFiles):
         return FileLoader(split, workers=where.workers, **options)

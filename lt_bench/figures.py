@@ -66,7 +66,8 @@ def drawn(table: Filled, runs: Runs) -> Iterator[tuple[str, Figure]]:
         found = {"factors": draw_factors(table), "ranks": draw_ranks(table)}
         yield from ((f"{table.name}-{kind}", figure) for kind, figure in found.items() if figure)
         for section, rows in table.rows.items() if not table.config.vary else ():
-            found = _of_section(table, comparable(rows), runs)
+            alike = comparable(rows)
+            found = _of_section(table, alike, runs) if alike else {}
             stem = table.name_of(section)
             yield from ((f"{stem}-{kind}", figure) for kind, figure in found.items() if figure)
 

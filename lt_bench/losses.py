@@ -5,7 +5,7 @@ class weights and the division belong to `weighting.Objective`.
 """
 
 import math
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from lt_bench.class_vectors import (
 from lt_bench.errors import ConfigError
 from lt_bench.progress import START, Progress
 from lt_bench.runtime import sum_over_ranks
-from lt_bench.schema import Fraction, NonNegative, Part, Positive, Range, Spec, Table, build
+from lt_bench.schema import Fraction, NonNegative, Part, Positive, Range, Spec, build
 
 Beta = Annotated[float, Range(low=0, below=1)]
 
@@ -31,10 +31,12 @@ class Loss(nn.Module):
     """What methods and reports ask of a loss besides `forward`.
 
     `per_rank` marks a loss of the whole batch: on several ranks, each rank's batch is a batch of
-    its own, so that the sum over ranks differs from one rank's result.
+    its own, so that the sum over ranks differs from one rank's result. `needs_head` names the only
+    head whose logits it is right for, if there is one.
     """
 
     per_rank = False
+    needs_head: ClassVar[str | None] = None
 
     def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         raise NotImplementedError
@@ -111,9 +113,10 @@ class LDAM(Loss):
     """Label-distribution-aware margins (Cao et al., 2019, section 3.2): cross-entropy of
     scale * (z - margin at the target), margin_c = max_margin * (n_min / n_c)^(1/4).
 
-    The logits must be cosines (the `cosine` head); `scale` is applied here, once.
+    The logits must be cosines; `scale` is applied here, once.
     """
 
+    needs_head = "cosine"
     margin_C: Tensor
 
     def __init__(
@@ -704,7 +707,7 @@ def _in_default_dtype(vector_C: Tensor) -> Tensor:
     return vector_C.to(torch.get_default_dtype())
 
 
-LOSSES: Table = {
+LOSSES: dict[str, type[Loss]] = {
     "ce": CrossEntropy,
     "focal": Focal,
     "ldam": LDAM,

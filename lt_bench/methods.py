@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lt_bench.data.loading import Loader
 from lt_bench.data.mixing import Mixed
 from lt_bench.errors import ConfigError
+from lt_bench.metrics import Tally, balanced_accuracy
 from lt_bench.models.heads import AdjustedHead, NearestMeanHead, ScaledHead, TauHead
 from lt_bench.progress import Progress
 from lt_bench.schema import NonNegative, Range
@@ -67,12 +68,15 @@ class Method(nn.Module):
         Outside training the head computes in full precision whatever autocast says: two logits
         that bfloat16 cannot tell apart would go to the lower label, often the more frequent class.
         """
+        return self.classify(self.backbone(images))
+
+    def classify(self, features_BD: Tensor) -> Tensor:
+        """What `predict` makes of the backbone's features."""
         logits: Tensor
-        features_BD = self.backbone(images)
         if self.training:
             logits = self.head(features_BD)
             return logits
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(features_BD.device.type, enabled=False):
             logits = self.head(features_BD.to(torch.get_default_dtype()))
             return logits
 
@@ -168,7 +172,6 @@ class _SecondStage(Method):
     """Starts from a finished run and keeps its backbone."""
 
     needs_parent = True
-    keeps_head = True
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
@@ -191,12 +194,10 @@ class _SecondStage(Method):
 
     def load_parent(self, state: Mapping[str, Tensor]) -> None:
         self.backbone.load_state_dict(_below("backbone.", state))
-        if self.keeps_head:
-            self.inherited_head().load_state_dict(_below("head.", state))
 
-    def inherited_head(self) -> nn.Module:
-        """Where the parent's head goes."""
-        return self.head
+    def features(self, loader: Loader) -> Tensor:
+        """The backbone's features of a split in list order, without augmentation."""
+        return torch.cat([self.backbone(images).float() for images, _ in loader.plain()])
 
 
 class RetrainHead(_SecondStage):
@@ -206,8 +207,6 @@ class RetrainHead(_SecondStage):
         update_statistics: let the frozen backbone's batch-norm statistics follow the sampler, as
             the published code does.
     """
-
-    keeps_head = False
 
     def __init__(self, parts: Parts, *, update_statistics: bool = False) -> None:
         super().__init__(parts)
@@ -222,10 +221,12 @@ class RetrainHead(_SecondStage):
 class _WrappedHead(_SecondStage):
     """Keeps the parent's head inside one that changes its logits."""
 
+    keeps_head = True
     head: ScaledHead | TauHead | AdjustedHead
 
-    def inherited_head(self) -> nn.Module:
-        return self.head.head
+    def load_parent(self, state: Mapping[str, Tensor]) -> None:
+        super().load_parent(state)
+        self.head.head.load_state_dict(_below("head.", state))
 
 
 class RescaleHead(_WrappedHead):
@@ -268,10 +269,13 @@ class TauNorm(_WrappedHead):
 
     def settle(self, train: Loader, val: Loader | None) -> dict[str, float]:
         if self.is_chosen_here and val is not None:
+            features_ND, labels_N = self.features(val), val.labels.cpu().numpy()
             scores = []
             for step in range(21):
                 self.head.tau.fill_(step / 10)
-                scores.append((_balanced_accuracy(self, val), -step))
+                predicted_N = self.classify(features_ND).argmax(dim=1).cpu().numpy()
+                tally = Tally.of(labels_N, predicted_N, len(self.head.head.weight))
+                scores.append((balanced_accuracy(tally), -step))
             self.head.tau.fill_(-max(scores)[1] / 10)
         return {"tau": round(float(self.head.tau), 6)}
 
@@ -286,6 +290,11 @@ class AdjustLogits(_WrappedHead):
 
     def __init__(self, parts: Parts, *, tau: NonNegative = 1.0) -> None:
         super().__init__(parts)
+        if not isinstance(parts.head, nn.Linear):
+            raise ConfigError(
+                "head: its logits are cosines, from which no log prior can be taken; write "
+                'head = "linear" and a parent that has one'
+            )
         self.head = AdjustedHead(parts.head, parts.class_counts, tau)
 
 
@@ -296,7 +305,6 @@ class NearestMean(_SecondStage):
     published code); the means are over the training images as they are, without augmentation.
     """
 
-    keeps_head = False
     is_trained = False
     head: NearestMeanHead
 
@@ -305,22 +313,12 @@ class NearestMean(_SecondStage):
         self.head = NearestMeanHead(parts.num_features, len(parts.class_counts))
 
     def settle(self, train: Loader, val: Loader | None) -> dict[str, float]:
-        features = [self.backbone(images).float() for images, _ in train.plain()]
-        self.head.fit(torch.cat(features), train.labels)
+        self.head.fit(self.features(train), train.labels)
         return {}
 
 
 def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name[len(prefix) :]: v for name, v in state.items() if name.startswith(prefix)}
-
-
-def _balanced_accuracy(method: Method, loader: Loader) -> float:
-    predicted = [method.predict(images).argmax(dim=1) for images, _ in loader.plain()]
-    labels_N = loader.labels
-    is_right_N = torch.cat(predicted) == labels_N
-    total_C = torch.bincount(labels_N)
-    correct_C = torch.bincount(labels_N[is_right_N], minlength=len(total_C))
-    return float((correct_C / total_C)[total_C > 0].mean())
 
 
 def _class_weight(name: str, objective: Objective) -> Terms:

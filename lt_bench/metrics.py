@@ -4,9 +4,9 @@ A class without test images has no accuracy and is left out of every mean over c
 that does not exist (an empty shot group) is None, never 0 or nan.
 """
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, geometric_mean  # summed exactly: the same digits on every machine
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ def shot_accuracy(
     result: dict[str, float | None] = {}
     for name, labels in shot_groups(class_counts, many=many, few=few).items():
         present = [label for label in labels if tally.total[label] > 0]
-        result[name] = _mean(accuracy[present]) if present else None
+        result[name] = fmean(accuracy[present]) if present else None
     return result
 
 
@@ -79,7 +79,7 @@ def top1(tally: Tally) -> float:
 
 def balanced_accuracy(tally: Tally) -> float:
     """Mean class accuracy; equals `top1` on a balanced test set."""
-    return _mean(_present_accuracy(tally))
+    return fmean(_present_accuracy(tally))
 
 
 def worst_class(tally: Tally) -> float:
@@ -90,7 +90,7 @@ def worst_class(tally: Tally) -> float:
 def geometric_mean_recall(tally: Tally) -> float:
     """Geometric mean of the class accuracies; 0 as soon as one class is never right."""
     accuracy = _present_accuracy(tally)
-    return math.exp(_mean(np.log(accuracy))) if accuracy.all() else 0.0
+    return geometric_mean(accuracy) if accuracy.all() else 0.0
 
 
 def macro_f1(tally: Tally, *, zero_division: float = 0.0) -> float:
@@ -102,7 +102,7 @@ def macro_f1(tally: Tally, *, zero_division: float = 0.0) -> float:
     found = np.full(len(tally.total), zero_division)
     hit = tally.correct > 0
     found[hit] = 2 * tally.correct[hit] / (tally.total[hit] + tally.predicted[hit])
-    return _mean(found[tally.total > 0])
+    return fmean(found[tally.total > 0])
 
 
 def shifted_accuracy(
@@ -132,54 +132,10 @@ class Bins:
     confidence: FloatArray
     correct: IntArray
 
-    @classmethod
-    def of(cls, probability: ArrayLike, is_right: ArrayLike, num_bins: int) -> "Bins":
-        probability = np.asarray(probability, dtype=np.float64).ravel()
-        is_right = np.asarray(is_right, dtype=bool).ravel()
-        if probability.shape != is_right.shape:
-            raise ValueError(
-                f"is_right: {is_right.size} of them for {probability.size} probabilities"
-            )
-        if not ((probability >= -1e-6) & (probability <= 1 + 1e-6)).all():  # float32's rounding
-            raise ValueError("probability: values outside 0..1")
-        # the inner edges alone: 1.0 falls into the last bin
-        index = np.searchsorted(bin_edges(num_bins)[1:-1], probability, side="right")
-        return cls(
-            count=np.bincount(index, minlength=num_bins),
-            confidence=np.bincount(index, probability, num_bins).astype(np.float64),
-            correct=np.bincount(index[is_right], minlength=num_bins),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """`top_label`: the predicted class of each sample; `score`: every sample and every class."""
-
-    top_label: Bins
-    score: Bins
-
 
 def bin_edges(num_bins: int) -> FloatArray:
     """The N + 1 edges i/N, each the double nearest to it (linspace misses 0.3 and 0.7)."""
     return np.arange(num_bins + 1) / num_bins
-
-
-def calibration_bins(
-    probabilities: ArrayLike,
-    labels: ArrayLike,
-    *,
-    top_label_bins: int = TOP_LABEL_BINS,
-    score_bins: int = SCORE_BINS,
-) -> Calibration:
-    """Bins of probabilities (samples, classes) against the labels."""
-    probabilities = np.asarray(probabilities, dtype=np.float64)
-    labels = _labels(labels, probabilities.shape[1])
-    is_label = labels[:, None] == np.arange(probabilities.shape[1])
-    predicted = probabilities.argmax(axis=1)
-    return Calibration(
-        top_label=Bins.of(probabilities.max(axis=1), predicted == labels, top_label_bins),
-        score=Bins.of(probabilities, is_label, score_bins),
-    )
 
 
 def expected_calibration_error(bins: Bins) -> float:
@@ -208,20 +164,6 @@ def harmonic_score(cal: float, rate: float, *, published: bool = False) -> float
     if cal + rate == 0 or (cal < 0 and not published):
         return None
     return 2 * cal * rate / (cal + rate)
-
-
-def negative_log_likelihood(probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """Mean of -log p(label); a probability of 0 counts as the smallest positive double."""
-    probabilities = np.asarray(probabilities, dtype=np.float64)
-    labels = _labels(labels, probabilities.shape[1])
-    likelihood = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(likelihood.clip(min=np.finfo(np.float64).tiny)).mean())
-
-
-def _mean(values: Iterable[float]) -> float:
-    """Summed exactly, so that a table's last digit is the same on every machine."""
-    listed = [float(value) for value in values]
-    return math.fsum(listed) / len(listed)
 
 
 def _present_accuracy(tally: Tally) -> FloatArray:

@@ -25,18 +25,13 @@ def make_optimizer(
         without_decay: members of the two that weight decay leaves alone.
     """
     exempt = {id(parameter) for parameter in without_decay}
-    groups = []
-    for parameters, base_lr in (
-        (backbone, config.lr * config.backbone_lr_factor),
-        (others, config.lr),
-    ):
-        decayed = [p for p in parameters if id(p) not in exempt]
-        bare = [p for p in parameters if id(p) in exempt]
-        groups += [
-            {"params": decayed, "base_lr": base_lr, "weight_decay": config.weight_decay},
-            {"params": bare, "base_lr": base_lr, "weight_decay": 0.0},
-        ]
-    groups = [group for group in groups if group["params"]]
+    rates = ((backbone, config.lr * config.backbone_lr_factor), (others, config.lr))
+    groups = [
+        {"params": chosen, "base_lr": base_lr, "weight_decay": decay}
+        for parameters, base_lr in rates
+        for is_exempt, decay in ((False, config.weight_decay), (True, 0.0))
+        if (chosen := [p for p in parameters if (id(p) in exempt) is is_exempt])
+    ]
     return torch.optim.SGD(
         groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True
     )

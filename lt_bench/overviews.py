@@ -20,19 +20,18 @@ def draw_factors(table: Filled) -> Figure | None:
     configs = [rows[0].config for rows in table.rows.values()]
     factors = [config.data.options.get("imbalance_factor") for config in configs]
     known = [float(factor) for factor in factors if isinstance(factor, int | float)]
-    if len(set(known)) < 2 or len(known) < len(factors) or len({c.data.name for c in configs}) > 1:
+    if len(set(known)) < max(2, len(factors)) or len({c.data.name for c in configs}) > 1:
         return None
     methods, looks = rows_by_name(table), _looks(table)
     groups = [name for name in GROUPS if name in table.columns]
     figure, axes = panels(1, len(groups), height=2.3 + 0.15 * -(-len(methods) // 4))
     for panel, group in zip(axes, groups, strict=True):
         for name, rows in methods.items():
-            by_factor = {
-                factor: 100 * mean
-                for factor, section in zip(known, table.rows, strict=True)
+            line = [
+                (factor, 100 * mean)
+                for factor, section in sorted(zip(known, table.rows, strict=True))
                 if section in rows and (mean := rows[section].mean(group)) is not None
-            }
-            line = sorted(by_factor.items())
+            ]
             if line:
                 panel.plot(*zip(*line, strict=True), markersize=3, linewidth=1, **looks[name])
         panel.set(title=group, xscale="log", xlabel="imbalance factor")
@@ -111,12 +110,9 @@ def _looks(table: Filled) -> dict[str, dict[str, Any]]:
 
 def _apart(heights: Mapping[str, float], distance: float) -> dict[str, float]:
     """The heights for labels: near those given, and at least `distance` apart."""
+    from sklearn.isotonic import isotonic_regression  # a second that few figures need
+
     names = sorted(heights, key=lambda name: heights[name])
-    moved = [heights[name] for name in names]
-    for _ in range(1000):
-        for i in range(len(moved) - 1):
-            overlap = distance - (moved[i + 1] - moved[i])
-            if overlap > 1e-6:
-                moved[i] -= overlap / 2
-                moved[i + 1] += overlap / 2
-    return dict(zip(names, moved, strict=True))
+    least = distance * np.arange(len(names))
+    moved = least + isotonic_regression([heights[name] for name in names] - least)
+    return dict(zip(names, moved.tolist(), strict=True))

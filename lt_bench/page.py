@@ -4,7 +4,7 @@ import base64
 import functools
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -12,6 +12,7 @@ from string import Template
 from PIL import Image
 
 from lt_bench.config import in_folder
+from lt_bench.errors import DataError
 from lt_bench.files import write_text_whole
 from lt_bench.metrics import SHOT_GROUPS
 from lt_bench.published import Beside
@@ -20,7 +21,6 @@ from lt_bench.render import (
     across_grid,
     difference_grids,
     facts,
-    heading,
     missing_commands,
     missing_runs,
     render_csv,
@@ -70,13 +70,16 @@ def check_figures(results: Results) -> list[str]:
     """
     drifted = []
     for path in sorted((results.folder / "figures").glob("*.png")):
-        of = [table for table in results.filled if path.stem.startswith(f"{table.name}-")]
-        table = max(of, key=lambda table: len(table.name), default=None)
+        table = _table_of(path, results)
         if table is None:
             drifted.append(f"{path}: no table with records draws it; delete it")
             continue
-        with Image.open(path) as image:
-            source = image.info.get("Source")
+        try:
+            with Image.open(path) as image:
+                source = image.info.get("Source")
+        except OSError:
+            drifted.append(f"{path}: not readable as an image; {results.remedy}")
+            continue
         if source != source_of_figure(path.stem, table, results.folder):
             drifted.append(
                 f"{path}: of another figure or another state of its table; {results.remedy}"
@@ -84,7 +87,18 @@ def check_figures(results: Results) -> list[str]:
     return drifted
 
 
+def _table_of(figure: Path, results: Results) -> Filled | None:
+    """The table that names a figure, the longest of several whose names begin alike."""
+    of = [table for table in results.filled if figure.stem.startswith(f"{table.name}-")]
+    return max(of, key=lambda table: len(table.name), default=None)
+
+
 def render_page(results: Results) -> str:
+    """The page of all tables.
+
+    Raises:
+        DataError: a figure is damaged.
+    """
     # tables of methods first, those of one setting's influence after them
     tables = sorted(results.filled, key=lambda table: bool(table.config.vary))
     published = beside_published(results)
@@ -92,7 +106,7 @@ def render_page(results: Results) -> str:
     titles = {table.name: title(table) for table in tables}
     titles |= {"published": "Ours beside published"} if published else {}
     articles = [
-        *(_article(table, results.folder) for table in tables),
+        *(_article(table, results) for table in tables),
         *_runs(tables, results.folder),
     ]
     articles += [_published(published)] if published else []
@@ -121,7 +135,7 @@ def _without_images(page: str) -> str:
     return IMAGE.sub('src=""', page)
 
 
-def _article(table: Filled, results: Path) -> str:
+def _article(table: Filled, results: Results) -> str:
     parts = [f"<h2>{escape(title(table))}</h2>"]
     parts += [f"<p>{escape(text)}</p>" for text in (table.config.note,) if text]
     parts += [_section(table, section, rows) for section, rows in table.rows.items()]
@@ -132,12 +146,14 @@ def _article(table: Filled, results: Path) -> str:
             f"<p>{escape(across.about)}</p>{_plain_table(across)}</div>"
         )
     if table.missing and table.name == table.table:
-        commands = "\n".join(missing_commands(table.missing, results))
+        commands = "\n".join(missing_commands(table.missing, results.folder))
         said = f"{len(table.missing)} of {table.num_runs} runs are missing: commands"
         parts.append(_foldable(said, commands, table.name))
     elif table.missing:
-        parts.append(f'<p class="facts">{escape(missing_runs(table, results))}</p>')
-    parts.append(_foldable("LaTeX (booktabs)", render_latex(table, results), f"{table.name}-tex"))
+        parts.append(f'<p class="facts">{escape(missing_runs(table, results.folder))}</p>')
+    parts.append(
+        _foldable("LaTeX (booktabs)", render_latex(table, results.folder), f"{table.name}-tex")
+    )
     parts.append(_foldable("CSV", render_csv(table), f"{table.name}-csv"))
     parts += _figures(table, results)
     return f'<article class="table" id="{escape(table.name)}">{"".join(parts)}</article>'
@@ -145,26 +161,26 @@ def _article(table: Filled, results: Path) -> str:
 
 def _section(table: Filled, section: str, rows: Sequence[Row]) -> str:
     dataset = escape(dataset_name(rows[0].config))
-    shown, folded = facts(table, rows)[:2], facts(table, rows)[2:]
+    shown, folded = facts(table, rows)
     parts = [
-        f"<h3>{escape(heading(rows))}, {escape(settings(section))}</h3>",
+        f"<h3>{dataset}, {escape(settings(section))}</h3>",
         f'<p class="facts">{"<br>".join(map(escape, shown))}</p>',
         _scores(table, rows),
         "<details><summary>How to read it, and where it ran</summary>"
         f'<p class="facts">{"<br>".join(map(escape, folded))}</p></details>',
     ]
-    parts.append(_marks(told_marks(rows)))
+    parts.append(_listed("marks", told_marks(rows)))
     parts += [
         f"<details><summary>{escape(differences.about)}</summary>"
-        f"{_plain_table(differences, table.columns)}</details>"
+        f"{_plain_table(differences)}</details>"
         for differences in difference_grids(table.columns, rows)
     ]
     return f'<div data-dataset="{dataset}">{"".join(parts)}</div>'
 
 
-def _marks(told: Iterable[str]) -> str:
-    lines = _joined("<li>{}</li>", told)
-    return f'<ul class="marks">{lines}</ul>' if lines else ""
+def _listed(kind: str, lines: Iterable[str]) -> str:
+    items = _joined("<li>{}</li>", lines)
+    return f'<ul class="{kind}">{items}</ul>' if items else ""
 
 
 def _scores(table: Filled, rows: Sequence[Row]) -> str:
@@ -182,9 +198,7 @@ def _scores(table: Filled, rows: Sequence[Row]) -> str:
         lines.append(
             f'<tr data-method="{escape(row.name)}" data-order="{index}">{"".join(cells)}</tr>'
         )
-    names = [None, *table.columns, None]
-    heads = "".join(_head(text, name) for text, name in zip(grid.head, names, strict=True))
-    return _table(heads, lines, ' class="scores"')
+    return _table("".join(map(_head, grid.head)), lines, ' class="scores"')
 
 
 def _table(heads: str, lines: Iterable[str], kind: str = "") -> str:
@@ -194,14 +208,14 @@ def _table(heads: str, lines: Iterable[str], kind: str = "") -> str:
     )
 
 
-def _head(text: str, name: str | None) -> str:
+def _head(text: str) -> str:
     return (
-        f'<th scope="col" aria-sort="none"{_group(name)}>'
+        f'<th scope="col" aria-sort="none"{_group(text)}>'
         f'<button type="button">{escape(text)}</button></th>'
     )
 
 
-def _group(name: str | None) -> str:
+def _group(name: str) -> str:
     return f' data-group="{name}"' if name in GROUPS else ""
 
 
@@ -223,7 +237,7 @@ def _cell(row: Row, name: str, column: Column, text: str, is_bold: bool) -> str:
 
 def _runs_id(row: Row) -> str:
     seeds = "-".join(str(record.seed) for record in row.records)
-    return f"runs-{row.config.recipe.replace(':', '.')}-{row.config.digest[:12]}-{seeds}"
+    return f"runs-{row.config.names[0].replace(':', '.')}-{row.config.digest[:12]}-{seeds}"
 
 
 def _runs(tables: Sequence[Filled], results: Path) -> list[str]:
@@ -265,22 +279,19 @@ def _runs_of(table: Filled, row: Row, results: Path) -> str:
     )
 
 
-def _plain_table(grid: Grid, columns: Mapping[str, Column] | None = None) -> str:
+def _plain_table(grid: Grid) -> str:
     """A grid that sorts, too; columns of a shot group follow the filter."""
-    groups = {column.header: name for name, column in (columns or {}).items()}
-    names = [groups.get(text.partition(",")[0]) for text in grid.head]
-    heads = "".join(_head(text, name) for text, name in zip(grid.head, names, strict=True))
     lines = []
     for index, (first, *others) in enumerate(grid.lines):
         cells = "".join(
-            f'<td data-value="{_number(text)}"{_group(name)}>{escape(text)}</td>'
-            for text, name in zip(others, names[1:], strict=True)
+            f'<td data-value="{_number(text)}"{_group(head)}>{escape(text)}</td>'
+            for text, head in zip(others, grid.head[1:], strict=True)
         )
         lines.append(
             f'<tr data-method="{escape(first)}" data-order="{index}">'
             f'<th scope="row">{escape(first)}</th>{cells}</tr>'
         )
-    return _table(heads, lines)
+    return _table("".join(map(_head, grid.head)), lines)
 
 
 def _number(text: str) -> str:
@@ -292,12 +303,12 @@ def _number(text: str) -> str:
 def _published(groups: Sequence[Beside]) -> str:
     parts = [f"<h2>Ours beside published</h2><p>{escape(groups[0].grid.about)}</p>"]
     for group in groups:
-        sources = _joined("<li>{}</li>", group.sources)
         dataset = escape(group.heading.partition(",")[0])
         parts.append(
             f'<div data-dataset="{dataset}"><h3>{escape(group.heading)}</h3>'
-            f"{_plain_table(group.grid)}{_marks(group.marks)}<details><summary>Sources</summary>"
-            f'<ul class="sources">{sources}</ul></details></div>'
+            f"{_plain_table(group.grid)}{_listed('marks', group.marks)}"
+            f"<details><summary>Sources</summary>{_listed('sources', group.sources)}"
+            "</details></div>"
         )
     return f'<article class="table" id="published">{"".join(parts)}</article>'
 
@@ -311,13 +322,13 @@ def _foldable(summary: str, text: str, name: str) -> str:
     )
 
 
-def _figures(table: Filled, results: Path) -> Iterator[str]:
+def _figures(table: Filled, results: Results) -> Iterator[str]:
     """The table's figures; what would make the page too large is linked instead."""
     is_large = sum(map(len, table.rows.values())) > SMALL
     links = []
-    for path in sorted((results / "figures").glob(f"{table.name}-*.png")):
+    for path in sorted((results.folder / "figures").glob(f"{table.name}-*.png")):
         kind = path.stem.rpartition("-")[2]
-        if kind not in CAPTIONS:
+        if kind not in CAPTIONS or _table_of(path, results) is not table:
             continue
         caption = escape(CAPTIONS[kind])
         if kind in PANEL_PER_METHOD and is_large:
@@ -335,8 +346,12 @@ def _figures(table: Filled, results: Path) -> Iterator[str]:
 @functools.lru_cache(maxsize=256)
 def _picture(path: Path, _changed: int) -> str:
     """The picture in 32 colours, a third of the bytes and hardly a difference to the eye."""
-    with Image.open(path) as image, io.BytesIO() as file:
-        few = image.convert("RGB").quantize(32, dither=Image.Dither.NONE).convert("RGB")
+    try:
+        with Image.open(path) as image:
+            few = image.convert("RGB").quantize(32, dither=Image.Dither.NONE).convert("RGB")
+    except OSError as error:
+        raise DataError(f"{path}: not readable as an image; delete it") from error
+    with io.BytesIO() as file:
         few.save(file, "WEBP", lossless=True, quality=30, method=2)
         return base64.b64encode(file.getvalue()).decode()
 

@@ -64,7 +64,6 @@ def predict(
         mean=_of_three_channels(seen.mean),
         std=_of_three_channels(seen.std),
         device=where.device,
-        channels_last=True,
         workers=where.workers,
     )
     names = record.data.class_names

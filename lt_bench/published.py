@@ -69,7 +69,8 @@ def read_published(results: Path) -> list[Published]:
     if not path.exists():
         return []
     found = []
-    with path.open(encoding="utf-8", newline="") as file:
+    # what is no UTF-8 is seen as damage where it stands
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         for number, line in enumerate(csv.DictReader(file), start=2):
             try:
                 factor, top1 = float(line.pop("imbalance_factor")), float(line.pop("top1_percent"))

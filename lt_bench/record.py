@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from lt_bench.config import ROOT
 from lt_bench.errors import DataError
 from lt_bench.files import write_text_whole
-from lt_bench.metrics import FEW, MANY, Bins, Calibration, IntArray, Tally
+from lt_bench.metrics import FEW, MANY, Bins, IntArray, Tally
 from lt_bench.schema import NonNegative, Range, Reader
 
 SCHEMA: Literal[1] = 1
@@ -68,9 +68,7 @@ class BinCounts:
 
     @classmethod
     def of(cls, bins: Bins) -> "BinCounts":
-        return cls(
-            _plain(bins.count), tuple(map(float, bins.confidence.tolist())), _plain(bins.correct)
-        )
+        return cls(*(tuple(column.tolist()) for column in vars(bins).values()))
 
     @property
     def bins(self) -> Bins:
@@ -79,7 +77,7 @@ class BinCounts:
 
 @dataclass(frozen=True)
 class CalibrationCounts:
-    """metrics.Calibration as stored."""
+    """`top_label`: the predicted class of each image; `score`: every image and every class."""
 
     top_label: BinCounts
     score: BinCounts
@@ -108,7 +106,8 @@ class SplitResult:
         *,
         top5_correct: ArrayLike,
         labels_predicted: ArrayLike,
-        calibration: Calibration,
+        top_label: Bins,
+        score: Bins,
         nll: float,
     ) -> "SplitResult":
         return cls(
@@ -117,9 +116,7 @@ class SplitResult:
             predicted=_plain(tally.predicted),
             top5_correct=_plain(top5_correct),
             labels_predicted=encode_labels(labels_predicted),
-            calibration=CalibrationCounts(
-                BinCounts.of(calibration.top_label), BinCounts.of(calibration.score)
-            ),
+            calibration=CalibrationCounts(BinCounts.of(top_label), BinCounts.of(score)),
             nll=float(nll),
         )
 
@@ -357,6 +354,7 @@ def _disagreements(record: Record) -> list[str]:
         (not _is_file_name(record.run_id), "run_id", "not a plain file name"),
         (record.run_id != names.replace(":", "."), "run_id", f"names of the run give {names!r}"),
         (not 2 <= num_classes <= MAX_CLASSES, "data.class_counts", f"{num_classes} classes"),
+        (not _says_what_ran(record.config), "config", "no recipe, overlay and overrides"),
         (len(data.class_names) != num_classes, "data.class_names", "not one per class"),
         (data.totals.get("train") != in_training, "data.totals", "train is not class_counts' sum"),
         ([e.epoch for e in record.history] != [*range(len(record.history))], "history", "has gaps"),
@@ -371,6 +369,12 @@ def _disagreements(record: Record) -> list[str]:
     return problems
 
 
+def _says_what_ran(config: dict[str, Any]) -> bool:
+    *names, overrides = (config.get(key) for key in ("recipe", "overlay", "overrides"))
+    words = [*names, *(overrides if isinstance(overrides, list) else [None])]
+    return all(isinstance(word, str) for word in words)
+
+
 def _is_file_name(text: str) -> bool:
     return Path(text).name == text and text.isprintable() and not text.startswith(".")
 
@@ -381,13 +385,13 @@ def _split_disagreements(split: str, result: SplitResult, data: DataSummary) -> 
     short = [name for name in counts if len(getattr(result, name)) != num_classes]
     if short:
         return [f"{split}.{name}: {num_classes} classes, not as many counts" for name in short]
-    tally, bins = result.tally, result.calibration
+    bins = result.calibration
     hits, num_scores = sum(result.correct), num_images * num_classes
     found = [
         (not 0 < num_images <= MAX_IMAGES, "total", f"{num_images:,} images"),
         (data.totals.get(split) != num_images, "total", f"sum differs from data.totals.{split}"),
-        (bool((tally.correct > tally.total).any()), "correct", "above total"),
-        (bool((tally.correct > tally.predicted).any()), "correct", "above predicted"),
+        (any(map(gt, result.correct, result.total)), "correct", "above total"),
+        (any(map(gt, result.correct, result.predicted)), "correct", "above predicted"),
         (sum(result.predicted) != num_images, "predicted", "sum differs from total's"),
         (any(map(gt, result.top5_correct, result.total)), "top5_correct", "above total"),
         (any(map(lt, result.top5_correct, result.correct)), "top5_correct", "below correct"),
@@ -405,7 +409,7 @@ def _split_disagreements(split: str, result: SplitResult, data: DataSummary) -> 
         predicted = np.bincount(result.predictions(), minlength=num_classes)
     except DataError as error:
         return [f"{split}.{problem}" for problem in error.problems]
-    if not np.array_equal(predicted, tally.predicted):
+    if not np.array_equal(predicted, result.predicted):
         return [f"{split}.labels_predicted: disagree with predicted"]
     return []
 
@@ -423,21 +427,17 @@ def _adds_up(bins: BinCounts, total: int, correct: int) -> bool:
 def _json_text(value: Any, indent: int = 0) -> str:
     """JSON that a person can diff: lists of plain values, and whatever is short, on one line."""
     flat = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    inner = value.values() if isinstance(value, dict) else value
-    is_plain_list = isinstance(value, list | tuple) and not any(
-        isinstance(item, dict | list | tuple) for item in inner
+    is_nested = isinstance(value, list | tuple) and any(
+        isinstance(item, dict | list | tuple) for item in value
     )
-    if not isinstance(value, dict | list | tuple) or is_plain_list or len(flat) + indent <= 160:
+    if not (isinstance(value, dict) or is_nested) or len(flat) + indent <= 160:
         return flat
-    pad = " " * (indent + 1)
-    if isinstance(value, dict):
-        lines = [
-            f"{json.dumps(key, ensure_ascii=False)}: {_json_text(item, indent + 1)}"
-            for key, item in value.items()
-        ]
-        return "{\n" + ",\n".join(pad + line for line in lines) + "\n" + " " * indent + "}"
     lines = [_json_text(item, indent + 1) for item in value]
-    return "[\n" + ",\n".join(pad + line for line in lines) + "\n" + " " * indent + "]"
+    if isinstance(value, dict):
+        items = zip(lines, value.values(), strict=True)
+        lines = [f"{key}: {_json_text(item, indent + 1)}" for key, item in items]
+    pad = "\n" + " " * indent
+    return f"{flat[0]}{pad} " + f",{pad} ".join(lines) + f"{pad}{flat[-1]}"
 
 
 def _plain(counts: ArrayLike) -> Numbers:

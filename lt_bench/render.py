@@ -1,9 +1,11 @@
 """Tables as text: Markdown for reading, CSV for computing, LaTeX (booktabs) for papers."""
 
 import hashlib
+import itertools
 import math
 import shlex
 import statistics
+import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +99,8 @@ def render_latex(table: Filled, results: Path) -> str:
     if table.missing:
         parts.append(f"% {missing_runs(table, results)}")
     for section, rows in table.rows.items():
-        label = f"tab:{table.name_of(section)}"
-        caption = [f"{title(table)}. {heading(rows)}, {settings(section)}.", facts_of_runs(rows)]
+        label, dataset = f"tab:{table.name_of(section)}", dataset_name(rows[0].config)
+        caption = [f"{title(table)}. {dataset}, {settings(section)}.", facts_of_runs(rows)]
         caption += [*how_to_read(table, rows), *told_marks(rows)]
         grid = score_grid(table.columns, rows)
         lines = [
@@ -129,15 +131,9 @@ def title(table: Filled) -> str:
     return named if kind == "shots" else f"{named}: {kind}"
 
 
-def heading(rows: Sequence[Row]) -> str:
-    return dataset_name(rows[0].config)
-
-
 def facts_of_runs(rows: Sequence[Row]) -> str:
     """Network, length and optimisation, in a sentence; second stages are marked."""
-    config = rows[0].config
-    while config.parent:
-        config = config.parent
+    config = rows[0].config.stages[0]
     return (
         f"{backbone_name(config.backbone)}, {config.optim.epochs} epochs, the last one reported; "
         f"batch {config.optim.batch_size}, learning rate {config.optim.lr:g}."
@@ -226,8 +222,8 @@ def settings(section: str, quote: str = "") -> str:
     return f"{text} with {quote}{varied}{quote}" if varied else text
 
 
-def facts(table: Filled, rows: Sequence[Row]) -> list[str]:
-    """What was trained, tested and counted, and on what machine."""
+def facts(table: Filled, rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """What was trained, tested and counted; on what machine, and how to read the scores."""
     data = rows[0].records[0].data
     lines = [
         f"{facts_of_runs(rows)} {data.totals['train']:,} training images, "
@@ -237,16 +233,18 @@ def facts(table: Filled, rows: Sequence[Row]) -> list[str]:
         lines.append(_shot_groups(data.class_counts, **table.config.report.options))
     records = [record for row in rows for record in row.records]
     machines, code = (sorted(set(map(said, records))) for said in (_machine, version))
-    lines.append(f"Ran on {'; '.join(machines)}. Code: {', '.join(code)}.")
-    return lines + how_to_read(table, rows)
+    ran = f"Ran on {'; '.join(machines)}. Code: {', '.join(code)}."
+    return lines, [ran, *how_to_read(table, rows)]
 
 
 def how_to_read(table: Filled, rows: Sequence[Row]) -> list[str]:
     """What the scores are, their unit and spread, and what is bold."""
     columns = table.columns.values()
     unit = "In %, mean" if all(column.factor == 100 for column in columns) else "Mean"
-    bold = "; the best mean is bold" if any(column.best for column in columns) else ""
-    if any(difference.over for row in rows for difference in row.differences.values()):
+    is_ranked = len(rows) > 1 and any(column.best for column in columns)
+    bold = "; the best mean is bold" if is_ranked else ""
+    has_intervals = any(gap.over for row in rows for gap in row.differences.values())
+    if is_ranked and (has_intervals or any(len(row.records) > 1 for row in rows)):
         first = rows[0].name
         bold += f" if its difference to {first} (for {first} itself, the next best's) has 95 % "
         bold += "intervals without zero"
@@ -315,8 +313,10 @@ def across_grid(table: Filled) -> Grid | None:
 
 def _sd_of_seeds(rows: Mapping[str, Row]) -> float | None:
     """Pooled over the sections."""
-    known = [sd**2 for row in rows.values() if (sd := row.sd(HEADLINE)) is not None]
-    return math.sqrt(statistics.fmean(known)) if known else None
+    known = [found for row in rows.values() if len(found := row.values(HEADLINE)) > 1]
+    freedom = sum(len(found) - 1 for found in known)
+    squares = (statistics.variance(found) * (len(found) - 1) for found in known)
+    return math.sqrt(math.fsum(squares) / freedom) if known else None
 
 
 def _sd_of_sections(rows: Mapping[str, Row]) -> float | None:
@@ -360,13 +360,16 @@ def _section(table: Filled, section: str, rows: Sequence[Row]) -> list[str]:
     """Heading, facts, grid, footnotes and differences of one section."""
     shared = shared_marks(rows)
     own = dict.fromkeys(mark for row in rows for mark in row.marks if mark not in shared)
-    letters = {mark: f"[{chr(ord('a') + index)}]" for index, mark in enumerate(own)}
+    letters = {
+        mark: f"[{string.ascii_lowercase[index % 26] * (1 + index // 26)}]"
+        for index, mark in enumerate(own)
+    }
     grid = score_grid(table.columns, rows)
     for row, line in zip(rows, grid.lines, strict=True):
         line[0] = " ".join([row.name, *(letters[mark] for mark in row.marks if mark in letters)])
     parts = [
-        f"## {heading(rows)}, {settings(section, '`')}",
-        "\n".join(map(markdown_text, facts(table, rows))),
+        f"## {dataset_name(rows[0].config)}, {settings(section, '`')}",
+        "\n".join(map(markdown_text, itertools.chain(*facts(table, rows)))),
         *([f"All rows: {'; '.join(shared)}."] if shared else []),
         markdown_grid(grid),
     ]

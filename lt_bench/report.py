@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lt_bench import metrics
-from lt_bench.config import ROOT, RunConfig, load, names, read_toml, with_seed
+from lt_bench.config import ROOT, RunConfig, in_folder, key_of, load, names, read_toml, with_seed
 from lt_bench.errors import ConfigError
 from lt_bench.files import write_text_whole
 from lt_bench.metrics import FloatArray
@@ -50,7 +50,13 @@ def table_config(name: str) -> TableConfig:
         f"{place}: {o!r} has no effect; write it in seeds"
         for place in ("overrides", "vary")
         for o in settings.get(place) or ()
-        if o.split("=")[0].strip() == "seed"
+        if key_of(o) == "seed"
+    ]
+    also = [spec.name for spec in settings.get("also") or ()]
+    problems += [
+        f"also: {name!r} is listed twice; list it once"
+        for name, times in Counter(also).items()
+        if times > 1
     ]
     if problems:
         raise ConfigError(f"table {Path(name).stem}: {problem}" for problem in problems)
@@ -83,7 +89,7 @@ def fill(name: str, records: Sequence[Record], also: Spec | None = None) -> Fill
     configs = _configs(name, config)
     wanted = _in_order(configs, config.seeds)
     by_run = {record.run_id: record for record in records}
-    report, options = config.report.name, config.report.options
+    report = config.report.name
     scores = functools.partial(bind("report", config.report, REPORTS), runs=by_run)
     sections = {key: _rows(listed, config.seeds, by_run, scores) for key, listed in configs.items()}
     first = next((row for rows in sections.values() for row in rows), None)
@@ -91,8 +97,9 @@ def fill(name: str, records: Sequence[Record], also: Spec | None = None) -> Fill
         name: COLUMNS.get(name, Column(name.replace("_", " "), factor=100))
         for name in (first.scores[0] if first else ())
     }
-    is_linear = report in CLASS_WEIGHTS
-    weights = functools.partial(CLASS_WEIGHTS[report], **options) if is_linear else None
+    # the report whose differences also get an interval over test images
+    is_linear = report == "shots"
+    weights = functools.partial(shot_weights, **config.report.options) if is_linear else None
     table = Path(name).stem
     return Filled(
         name=f"{table}-{also.name}" if also else table,
@@ -137,7 +144,7 @@ class Results:
 
     @property
     def remedy(self) -> str:
-        return f"run python run.py report --results {self.folder}"
+        return f"run {in_folder('python run.py report', self.folder)}"
 
     @property
     def filled(self) -> list[Filled]:
@@ -294,16 +301,9 @@ def _configs(name: str, config: TableConfig) -> dict[str, list[RunConfig]]:
 
 def _in_order(configs: Mapping[str, Sequence[RunConfig]], seeds: Sequence[int]) -> list[RunConfig]:
     found: dict[str, RunConfig] = {}
-
-    def add(run: RunConfig) -> None:
-        if run.parent:
-            add(run.parent)
-        found.setdefault(run.run_id, run)
-
-    for listed in configs.values():
-        for config in listed:
-            for seed in seeds:
-                add(with_seed(config, seed))
+    for config, seed in itertools.product(itertools.chain(*configs.values()), seeds):
+        for run in with_seed(config, seed).stages:
+            found.setdefault(run.run_id, run)
     return list(found.values())
 
 
@@ -320,7 +320,7 @@ def _rows(
         run_ids = [with_seed(config, seed).run_id for seed in seeds]
         if found := tuple(runs[run_id] for run_id in run_ids if run_id in runs):
             name = method_name(config)
-            name = name if used[name] == 1 else f"{name} ({config.overlay})"
+            name = name if used[name] == 1 else f"{name} ({config.names[1]})"
             rows.append(Row(config, name, found, tuple(map(scores, found)), len(seeds)))
     return rows
 
@@ -362,9 +362,6 @@ COLUMNS: Mapping[str, Column] = {
         about="of the GPU's board or the CPU's packages, where the driver counts it",
     ),
 }
-
-# the reports whose differences also get an interval over test images
-CLASS_WEIGHTS: Mapping[str, Callable[..., Mapping[str, FloatArray]]] = {"shots": shot_weights}
 
 REPORTS: Table = {
     "shots": shots,

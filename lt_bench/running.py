@@ -8,13 +8,13 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -57,7 +57,7 @@ def outcomes(
     put_off: list[tuple[RunConfig, BusyError]] = []
     jobs = min(where.jobs, len(todo))
     crew = (_SideBySide if jobs > 1 else _Here)(where, jobs, again, display.epoch)
-    with crew:
+    with closing(crew):
         while todo or crew.at_work or put_off:
             not_done = {c.run_id for c in (*todo, *crew.at_work, *(c for c, _ in put_off))}
             ready = [c for c in todo if c.parent is None or c.parent.run_id not in not_done]
@@ -89,10 +89,7 @@ class _Here:
         self.where, self.again, self.on_epoch = where, again, on_epoch
         self.at_work: list[RunConfig] = []
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         pass
 
     def begin(self, config: RunConfig) -> None:
@@ -132,10 +129,7 @@ class _SideBySide:
         self.settings = (where, threads, again)
         self.workers: list[_Worker] = []
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         """What is still at work is interrupted, and waited for while it keeps its state."""
         for worker in self.workers:
             if worker.config:

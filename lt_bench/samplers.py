@@ -92,12 +92,10 @@ def _draw(labels_N: Tensor, probability_C: Tensor, generator: Generator, run_len
     walk_of_all = torch.cat(walk)[shuffled[torch.argsort(group[shuffled], stable=True)]]
 
     length_C = rounds_C * count_C
-    first_C = length_C.cumsum(0) - length_C
-    by_class = torch.argsort(drawn_N, stable=True)
-    begin_C = wanted_C.cumsum(0) - wanted_C
+    place = torch.arange(len(group)) - (length_C.cumsum(0) - length_C).repeat_interleave(length_C)
     order = torch.empty_like(drawn_N)
-    visit = torch.arange(total) - begin_C[drawn_N[by_class]]
-    order[by_class] = walk_of_all[first_C[drawn_N[by_class]] + visit]
+    by_class = torch.argsort(drawn_N, stable=True)
+    order[by_class] = walk_of_all[place < wanted_C.repeat_interleave(length_C)]
     return order
 
 

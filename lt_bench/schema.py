@@ -46,7 +46,7 @@ class Range:
         if all(holds(value, limit) for _, limit, holds in wanted):
             return None
         return f"{value} is out of range; give a value " + " and ".join(
-            f"{sign} {limit:g}" for sign, limit, _ in wanted
+            f"{sign} {limit:.16g}" for sign, limit, _ in wanted
         )
 
 

@@ -190,7 +190,7 @@ def method_name(config: RunConfig) -> str:
         heads = (config.representation.objective, config.objective)
         rep, cls = (_objective_name(o.loss, o.weighting) for o in heads)
         return f"SDN (rep: {rep}, cls: {cls})"
-    return METHODS_IN_PROSE.get(config.overlay, config.overlay)
+    return METHODS_IN_PROSE.get(config.overlay, config.names[1])
 
 
 def dataset_name(config: RunConfig) -> str:
@@ -253,11 +253,8 @@ def _marks(row: Row, data: Counter[str], computed: Counter[str]) -> Iterator[str
 
 def shortened(config: RunConfig) -> RunConfig | None:
     """The run with fewer epochs than its recipe in full: this one, or one it starts from."""
-    while config.optim.epochs >= _full_epochs(config):
-        if config.parent is None:
-            return None
-        config = config.parent
-    return config
+    short = (run for run in reversed(config.stages) if run.optim.epochs < _full_epochs(run))
+    return next(short, None)
 
 
 def _full_epochs(config: RunConfig) -> int:
@@ -289,14 +286,12 @@ def compared(
     """The rows, each but the first with its paired differences to the first."""
     first, *others = rows
     names = [name for name, column in columns.items() if column.best]
-    differences = (_differences(row, first, names, class_weights) for row in others)
-    pairs = zip(others, differences, strict=True)
-    return [first, *(replace(row, differences=found) for row, found in pairs)]
+    return [first, *(_compared(row, first, names, class_weights) for row in others)]
 
 
-def _differences(
+def _compared(
     row: Row, first: Row, names: Sequence[str], class_weights: ClassWeights | None
-) -> dict[str, Difference]:
+) -> Row:
     ours, theirs = (
         {record.seed: (record, scores) for record, scores in zip(r.records, r.scores, strict=True)}
         for r in (row, first)
@@ -314,7 +309,7 @@ def _differences(
         if gaps:
             known = {kind: interval for kind, interval in over.items() if interval}
             found[name] = Difference(statistics.fmean(gaps), len(gaps), known)
-    return found
+    return replace(row, differences=found)
 
 
 def _resampled(pairs: Sequence[tuple[Record, Record]]) -> FloatArray | None:
@@ -383,7 +378,8 @@ def frame(table: Filled) -> pd.DataFrame:
 
 
 def _difference_cells(name: str, difference: Difference | None) -> dict[str, float | None]:
-    cells: dict[str, float | None] = {f"{name}_gain": difference.mean if difference else None}
+    mean = round(difference.mean, 12) + 0.0 if difference else None
+    cells: dict[str, float | None] = {f"{name}_gain": mean}
     cells[f"{name}_gain_pairs"] = difference.pairs if difference else None
     for kind, end in itertools.product(("seeds", "images"), ("low", "high")):
         interval = difference.over.get(kind) if difference else None

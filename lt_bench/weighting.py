@@ -14,7 +14,7 @@ from lt_bench.data.mixing import Mixed
 from lt_bench.errors import ConfigError
 from lt_bench.losses import LOSSES, Beta, Loss
 from lt_bench.progress import START, Progress
-from lt_bench.runtime import sum_over_ranks, world_size
+from lt_bench.runtime import mean_over_ranks, sum_over_ranks
 from lt_bench.schema import Fraction, Table, build
 
 Estimate = Literal["decayed_counts", "official_batch", "official_ema", "paper_batch", "present_ema"]
@@ -24,13 +24,20 @@ MEMORY = {"decayed_counts": 0.99, "official_ema": 0.5, "present_ema": 0.5}
 
 
 class Weighting(nn.Module):
-    """What methods ask of a weighting besides `forward`, which returns weight_C.
+    """Returns its weight_C, as it stays unless a subclass changes that.
 
     `is_tracking` marks one whose `weight_C` follows the training; it is then logged.
     """
 
     is_tracking = False
     weight_C: Tensor
+
+    def __init__(self, weight_C: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight_C", weight_C.to(torch.get_default_dtype()))
+
+    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
+        return self.weight_C
 
 
 class Objective(nn.Module):
@@ -61,6 +68,8 @@ class Objective(nn.Module):
     ) -> Tensor:
         with torch.autocast(logits_BC.device.type, enabled=False):
             if isinstance(target_B, Mixed):
+                if self.ignore_index is not None:
+                    raise ConfigError("ignore_index: has no effect on mixed labels; leave it out")
                 return self._mixed(logits_BC, target_B, progress)
             logits_BC, target_B = self._elements(logits_BC, target_B)
             weight_C = self.weighting(logits_BC, target_B, progress)
@@ -117,10 +126,8 @@ def reduce(loss_B: Tensor, weight_B: Tensor, reduction: str) -> Tensor:
         reduction: "mean" divides the weighted sum by the number of samples, "weighted_mean" by
             the sum of their weights (zero where all weights are zero).
     """
-    if reduction == "weighted_mean":
-        total = sum_over_ranks(weight_B.sum()) / world_size()
-    else:
-        total = sum_over_ranks(weight_B.new_full((), len(weight_B))) / world_size()
+    own = weight_B.sum() if reduction == "weighted_mean" else weight_B.new_full((), len(weight_B))
+    total = mean_over_ranks(own)
     share_B = weight_B / total.clamp(min=torch.finfo(total.dtype).tiny)
     return torch.dot(share_B, loss_B)
 
@@ -129,23 +136,14 @@ class Uniform(Weighting):
     """Weight 1 for every class."""
 
     def __init__(self, class_counts: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("weight_C", torch.ones(len(class_counts)))
-
-    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
-        return self.weight_C
+        super().__init__(torch.ones(len(class_counts)))
 
 
 class InverseFrequency(Weighting):
     """1 / n_c, scaled to sum to C: the weight of "weighted cross-entropy"."""
 
     def __init__(self, class_counts: Tensor) -> None:
-        super().__init__()
-        weight_C = inverse_frequency_weight(class_counts)
-        self.register_buffer("weight_C", weight_C.to(torch.get_default_dtype()))
-
-    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
-        return self.weight_C
+        super().__init__(inverse_frequency_weight(class_counts))
 
 
 class EffectiveNumber(Weighting):
@@ -160,10 +158,8 @@ class EffectiveNumber(Weighting):
     """
 
     def __init__(self, class_counts: Tensor, *, beta: Beta = 0.9999, start: Fraction = 0.0) -> None:
-        super().__init__()
+        super().__init__(effective_number_weight(class_counts, beta))
         self.start = start
-        weight_C = effective_number_weight(class_counts, beta)
-        self.register_buffer("weight_C", weight_C.to(torch.get_default_dtype()))
 
     def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         on = 1.0 * (progress.fraction >= self.start)
@@ -206,7 +202,8 @@ class Recall(Weighting):
         memory: Fraction | None = None,
         floor: Fraction | None = None,
     ) -> None:
-        super().__init__()
+        num_classes = len(class_counts)
+        super().__init__(torch.ones(num_classes))
         if memory is not None and estimate not in MEMORY:
             raise ConfigError(
                 f"memory: {memory:g} has no effect on {estimate!r}, which counts one batch; "
@@ -220,8 +217,6 @@ class Recall(Weighting):
         self.estimate = estimate
         self.memory = MEMORY.get(estimate, 0.0) if memory is None else memory
         self.floor = floor or 0.0
-        num_classes = len(class_counts)
-        self.register_buffer("weight_C", torch.ones(num_classes))
         self.register_buffer("count_C", torch.zeros(num_classes))
         self.register_buffer("false_negatives_C", torch.zeros(num_classes))
         # whether there is a previous value to average with
@@ -244,39 +239,22 @@ class Recall(Weighting):
         return count_C, false_negatives_C
 
     def _weight(self, count_C: Tensor, false_negatives_C: Tensor) -> Tensor:
-        if self.estimate == "paper_batch":
-            return _miss_rate(count_C, false_negatives_C)
-        if self.estimate == "official_batch":
-            return _floored_miss_rate(count_C, false_negatives_C)
         is_present_C = count_C > 0
         if self.estimate == "decayed_counts":
             kept_C = torch.where(is_present_C, self.memory, 1.0)
-            self.count_C.mul_(kept_C).add_(count_C)
-            self.false_negatives_C.mul_(kept_C).add_(false_negatives_C)
-            return _floored_miss_rate(self.count_C, self.false_negatives_C)
-        if self.estimate == "official_ema":
-            return self._average(
-                _floored_miss_rate(count_C, false_negatives_C), torch.ones_like(is_present_C)
-            )
-        average_C = self._average(_miss_rate(count_C, false_negatives_C), is_present_C)
-        return average_C.clamp(min=self.floor)
-
-    def _average(self, new_C: Tensor, is_new_C: Tensor) -> Tensor:
-        """The running average where there is something new; a first value replaces the initial."""
+            count_C = self.count_C.mul_(kept_C).add_(count_C)
+            false_negatives_C = self.false_negatives_C.mul_(kept_C).add_(false_negatives_C)
+        # the authors' code counts at least one false negative: 1 for a class without samples
+        least = 0 if self.estimate in ("paper_batch", "present_ema") else 1
+        new_C = false_negatives_C.clamp(min=least) / count_C.clamp(min=1)
+        if self.estimate not in ("official_ema", "present_ema"):
+            return new_C
+        # the running average where there is something new; a first value replaces the initial
+        is_new_C = is_present_C if self.estimate == "present_ema" else torch.ones_like(is_present_C)
         average_C = self.memory * self.weight_C + (1 - self.memory) * new_C
         average_C = torch.where(self.is_seen_C, average_C, new_C)
         self.is_seen_C.logical_or_(is_new_C)
-        return torch.where(is_new_C, average_C, self.weight_C)
-
-
-def _miss_rate(count_C: Tensor, false_negatives_C: Tensor) -> Tensor:
-    """1 - recall; 0 for a class without samples."""
-    return false_negatives_C / count_C.clamp(min=1)
-
-
-def _floored_miss_rate(count_C: Tensor, false_negatives_C: Tensor) -> Tensor:
-    """1 - recall with at least one false negative counted; 1 for a class without samples."""
-    return false_negatives_C.clamp(min=1) / count_C.clamp(min=1)
+        return torch.where(is_new_C, average_C, self.weight_C).clamp(min=self.floor)
 
 
 def first_argmax(logits_BC: Tensor, width: int = 64) -> Tensor:

@@ -478,11 +478,15 @@ def _shot_accuracy(case: Case) -> Results:
 
 def _calibration(case: Case) -> Results:
     from lt_bench import metrics
+    from lt_bench.evaluate import BinSums
 
     probabilities = _numbers(case["probabilities"])
     labels, predicted = case["labels"], probabilities.argmax(1)
     tally = metrics.Tally.of(labels, predicted, probabilities.shape[1])
-    bins = metrics.calibration_bins(probabilities, labels, score_bins=case["hparams"]["bins"]).score
+    sums = BinSums(case["hparams"]["bins"])
+    is_label = np.arange(probabilities.shape[1]) == np.asarray(labels)[:, None]
+    sums.add(*(torch.from_numpy(array.ravel()) for array in (probabilities, is_label)))
+    bins = sums.read()
     scores = {
         "cal_fixed_N": metrics.calibration_score(bins),
         "cal_nonempty_N": metrics.calibration_score(bins, nonempty=True),

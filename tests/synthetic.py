@@ -7,7 +7,7 @@ import numpy as np
 
 from lt_bench import report
 from lt_bench.config import RunConfig
-from lt_bench.metrics import Tally, calibration_bins, negative_log_likelihood
+from lt_bench.metrics import SCORE_BINS, TOP_LABEL_BINS, Bins, Tally
 from lt_bench.record import ClassHistory, DataSummary, Epoch, Parent, Record, SplitResult, write
 
 RECIPE = """
@@ -56,9 +56,24 @@ def split_result(correct: Sequence[int], total: Sequence[int]) -> SplitResult:
         Tally.of(labels, predicted, num_classes),
         top5_correct=np.asarray(total),
         labels_predicted=predicted,
-        calibration=calibration_bins(probabilities, labels),
-        nll=negative_log_likelihood(probabilities, labels),
+        **calibration_of(probabilities, labels),
+        nll=-np.log(probabilities[np.arange(len(labels)), labels]).mean(),
     )
+
+
+def calibration_of(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Bins]:
+    """The bins of a split's probabilities, by numpy's histogram."""
+    is_label = labels[:, None] == np.arange(probabilities.shape[1])
+    sure, is_right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    found = {}
+    for name, values, right, number in (
+        ("top_label", sure, is_right, TOP_LABEL_BINS),
+        ("score", probabilities.ravel(), is_label.ravel(), SCORE_BINS),
+    ):
+        edges = np.arange(number + 1) / number
+        count, correct = (np.histogram(v, edges)[0] for v in (values, values[right]))
+        found[name] = Bins(count, np.histogram(values, edges, weights=values)[0], correct)
+    return found
 
 
 def make_record(

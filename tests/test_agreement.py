@@ -98,3 +98,14 @@ def test_a_changed_configuration_is_refused(tmp_path, capsys):
     write(replace(one, digest=digest, run_id=run_id), tmp_path)
     assert cli.main(["verify", run_id, "--results", str(tmp_path)]) == cli.USER_MISTAKE
     assert "its configuration has changed since" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("right", range(480, 500))
+def test_one_image_of_five_hundred_is_two_tenths_of_a_point(checkout, right):
+    """However the two quotients round."""
+    config = load("small", "ce")
+    counts = {"class_counts": (200, 150), "total": (500, 500)}
+    one, other = (make_record(config, correct=(n, n), **counts) for n in (right, right - 1))
+    found = agreement(one, other)
+    assert found.within(0.2)
+    assert found.lines[-1] == "every score agrees within 0.2 points"

@@ -74,7 +74,7 @@ def put(path, case):
     if "base64" in case:
         path.write_bytes(base64.b64decode(case["base64"]))
     else:
-        path.write_bytes(case["text"].encode())
+        path.write_bytes(case["text"].encode() * case.get("repeat", 1))
 
 
 def put_record(results, case):

@@ -48,22 +48,6 @@ def process(*argv, block=(), **environment):
     )
 
 
-def test_the_first_four_messages_of_the_design(capsys):
-    found = mistake(
-        capsys,
-        *("train", "digits_lt", "ce", "optim.epochs=ten", "sed=1"),
-        *("objective.loss.name=ladm", "data.imbalance_factor=0.01"),
-    )
-    assert "optim.epochs: expected int, got 'ten'" in found
-    assert "sed: no such field; did you mean 'seed'?" in found
-    assert any(
-        line.startswith("objective.loss.name: unknown 'ladm'; did you mean 'ldam'?; known: ce, ")
-        for line in found
-    )
-    assert "data.imbalance_factor: 0.01 is n_min/n_max; write n_max/n_min, 100" in found
-    assert len(found) == 4
-
-
 def test_unknown_recipe_verb_and_table(capsys):
     (line,) = mistake(capsys, "train", "cifar100lt", "ce")
     assert line.startswith("recipe: unknown 'cifar100lt'; did you mean 'cifar100_lt'?; known: ")
@@ -140,18 +124,6 @@ def test_flags_and_overrides_in_any_order(capsys, tmp_path):
     )
     assert status == 0
     assert out.startswith("digits_lt ce seed 0:  many ")
-
-
-def test_seeds_together_with_seed_is_refused(capsys):
-    assert mistake(capsys, "train", "digits_lt", "ce", "seed=1", "--seeds", "2") == [
-        "--seeds: given together with seed=; write one of them"
-    ]
-
-
-def test_a_missing_parent_prints_the_command_that_makes_it(capsys, tmp_path):
-    (line,) = mistake(capsys, "train", "digits_lt", "crt", "--results", str(tmp_path))
-    command = f"run python run.py train digits_lt ce seed=0 --results {tmp_path}"
-    assert line.endswith(f"has no record; {command}")
 
 
 def test_show_says_where_each_value_comes_from(capsys):

@@ -233,6 +233,25 @@ def test_other_images_are_not_answered_with_an_old_run(tmp_path, capsys):
     assert run("crt", "one") == 0
 
 
+def test_a_recipe_of_ones_own_is_known_by_its_file_afterwards(tmp_path, capsys):
+    fill(tmp_path / "photos", dict.fromkeys("ab", 6))
+    own = tmp_path / "mine.toml"
+    own.write_text(MINE)
+    results = tmp_path / "results"
+    where = ["--results", str(results), "--device", "cpu", "--data-root", str(tmp_path / "photos")]
+    assert cli.main(["train", str(own), "crt", *where]) == 2
+    said = capsys.readouterr().err
+    assert f"run python run.py train {own} ce seed=0 --results {results}\n" in said
+    assert cli.main(["train", str(own), "ce", *where]) == 0
+    (path,) = results.glob("runs/*/record.json")
+    record = read(path)
+    assert record.recipe == "mine"
+    assert record.command == f"python run.py train {own} ce seed=0"
+    assert cli.main(["verify", record.run_id, *where]) == 0
+    photos = str(tmp_path / "photos" / "train" / "a")
+    assert cli.main(["predict", record.run_id, photos, *where[:4]]) == 0
+
+
 def test_names_are_one_whether_composed_or_not(tmp_path):
     for form, place in (("NFC", "one"), ("NFD", "other")):
         fill(tmp_path / place, {unicodedata.normalize(form, "Bär"): 6, "日本 犬": 6})

@@ -441,13 +441,6 @@ def test_nobody_elses_random_numbers_are_used_up(few):
     assert torch.equal(after, torch.rand(1))
 
 
-def test_channels_last_holds_the_same_values(few):
-    one, other = (next(loader(few, ALL, channels_last=v).plain())[0] for v in (False, True))
-    assert torch.equal(one, other)
-    assert one.is_contiguous()
-    assert other.is_contiguous(memory_format=torch.channels_last)
-
-
 def test_a_transform_of_the_other_kind_of_data_is_refused(few):
     with pytest.raises(ConfigError, match="'crop' shifts small images"):
         loader(few, [("crop",)])
@@ -458,7 +451,7 @@ def test_a_transform_of_the_other_kind_of_data_is_refused(few):
 def test_batches_on_the_gpu_equal_those_of_the_cpu(few):
     given = FileLoader(
         few, batch_size=33, augment=(Spec("random_resized_crop"),), mean=MEAN, std=STD,
-        device="cuda", channels_last=True, workers=2,
+        device="cuda", workers=2,
     )  # fmt: skip
     order_N = torch.arange(70).flip(0)
     images, targets = whole(given.epoch(order_N, torch.Generator("cuda").manual_seed(4)))

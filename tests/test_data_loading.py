@@ -118,16 +118,6 @@ def test_same_generator_same_batches_and_evaluation_is_never_augmented():
     torch.testing.assert_close(plain, normalised(data.images), rtol=0, atol=1e-5)
 
 
-def test_channels_last_holds_the_same_values():
-    data = split()
-    one, other = (
-        next(iter(loader(data, channels_last=value).plain()))[0] for value in (False, True)
-    )
-    assert torch.equal(one, other)
-    assert one.is_contiguous()
-    assert other.is_contiguous(memory_format=torch.channels_last)
-
-
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_every_transform_draws_from_its_generator_alone_and_within_its_margin(name):
     transform = build("transform", Spec(name), TRANSFORMS)
@@ -173,7 +163,7 @@ def test_an_epoch_reads_no_value_back():
 def test_an_epoch_on_the_gpu_never_synchronises_and_equals_the_cpu():
     data = split()
     augment = [Spec("crop"), Spec("flip", {"probability": 1.0})]
-    given = loader(data, augment, device="cuda", channels_last=True)
+    given = loader(data, augment, device="cuda")
     generator = torch.Generator("cuda").manual_seed(0)
     order_N = torch.arange(70)
     torch.cuda.set_sync_debug_mode("error")

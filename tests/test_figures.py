@@ -10,7 +10,7 @@ from lt_bench import figures, report
 from lt_bench.diagnostics import draw_confusion, draw_curves, draw_reliability
 from lt_bench.overviews import draw_cost, draw_factors, draw_ranks
 from lt_bench.record import encode_labels, read_all, write
-from tests.synthetic import TABLE, changed, fill_with, long_tail, make_record
+from tests.synthetic import RECIPE, TABLE, changed, fill_with, long_tail, make_record
 
 LIMITS = {"many": 100, "few": 20}
 
@@ -198,3 +198,30 @@ def test_a_table_that_varies_a_setting_has_its_ranks_alone(checkout, results):
     (checkout / "table.toml").write_text(TABLE + vary)
     fill_with(results)
     assert [p.name for p in written(results)] == ["table-ranks.png"]
+
+
+def test_a_dollar_in_a_name_is_no_mathematics(checkout, results):
+    text = TABLE.replace('title = "', 'title = "In $ and _$, ')
+    (checkout / "table.toml").write_text(text)
+    (checkout.parents[0] / "methods" / "mine.toml").rename(
+        checkout.parents[0] / "methods" / "a$b_$.toml"
+    )
+    (checkout / "table.toml").write_text(text.replace('"mine"', '"a$b_$"'))
+    fill_with(results)
+    assert len(written(results)) >= 4
+
+
+def test_rows_that_no_other_compares_with_are_not_drawn(checkout, results):
+    """Seeds on different class counts, as of a folder that grew in between."""
+    for run in report.cells("table"):
+        write(make_record(run, class_counts=(200 + run.seed, 100, 20, 19)), results)
+    assert not any("classes" in path.name for path in written(results))
+
+
+def test_two_sections_of_one_factor_are_no_line(checkout, results):
+    text = TABLE.replace('recipes = ["small"]', 'recipes = ["small", "large", "small:short"]')
+    large = RECIPE.replace("= 50", "= 10")
+    (checkout.parents[0] / "large.toml").write_text(large)
+    (checkout / "table.toml").write_text(text)
+    fill_with(results)
+    assert draw_factors(report.fill("table", read_all(results))) is None

@@ -9,7 +9,6 @@ import torch
 from sklearn.metrics import log_loss, top_k_accuracy_score
 from torch import nn
 
-from lt_bench import metrics
 from lt_bench.evaluate import evaluate, folded_backbone
 from lt_bench.experiment import load_data, make_loader, make_method, prepare
 from lt_bench.models.backbones import BACKBONES
@@ -17,6 +16,7 @@ from lt_bench.models.folding import Foldable
 from lt_bench.runtime import Runtime
 from lt_bench.samplers import instance
 from lt_bench.train import fit
+from tests.synthetic import calibration_of
 
 FP32 = Runtime(torch.device("cpu"), "fp32")
 BF16 = Runtime(torch.device("cpu"), "bf16")
@@ -86,11 +86,8 @@ def test_evaluation_counts_what_metrics_and_scikit_learn_count(digits):
         batches = [method.predict(images).double() for images, _ in test.plain()]
         probabilities = method.probabilities(torch.cat(batches)).numpy()
     labels = test.labels.numpy()
-    expected = metrics.calibration_bins(probabilities, labels)
-    for ours, theirs in (
-        (result.calibration.top_label.bins, expected.top_label),
-        (result.calibration.score.bins, expected.score),
-    ):
+    for name, theirs in calibration_of(probabilities, labels).items():
+        ours = getattr(result.calibration, name).bins
         assert ours.count.tolist() == theirs.count.tolist()
         assert ours.correct.tolist() == theirs.correct.tolist()
         assert ours.confidence == pytest.approx(theirs.confidence, rel=1e-9)
@@ -99,6 +96,18 @@ def test_evaluation_counts_what_metrics_and_scikit_learn_count(digits):
     assert sum(result.top5_correct) == top5
     right = labels[probabilities.argmax(axis=1) == labels]
     assert list(result.correct) == np.bincount(right, minlength=num_classes).tolist()
+
+
+def test_what_is_predicted_among_equals_is_in_the_top_five(digits):
+    """topk takes others than argmax, and a record whose top five lack a hit would be refused."""
+    method, test, num_classes, _ = digits
+    state = copy.deepcopy(method.head.state_dict())
+    for parameter in method.head.parameters():
+        nn.init.zeros_(parameter)
+    result = evaluate(method, test, num_classes, FP32)
+    method.head.load_state_dict(state)
+    assert sum(result.correct) == result.correct[0] > 0
+    assert result.top5_correct[0] == result.correct[0]
 
 
 def test_evaluation_in_bfloat16_agrees_within_its_rounding(digits):

@@ -8,7 +8,6 @@ from scipy import stats
 
 from lt_bench import report
 from lt_bench.intervals import (
-    T_975,
     Difference,
     Interval,
     percentile_interval,
@@ -20,15 +19,11 @@ from lt_bench.record import read_all
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_quantiles_are_students():
-    assert pytest.approx(stats.t.ppf(0.975, np.arange(1, 31)), abs=6e-5) == T_975
-
-
 def test_a_t_interval_is_scipys():
     differences = [1.0, 2.5, 0.5, 3.0]
     wanted = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
     found = t_interval(differences)
-    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-3)
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
     assert t_interval([1.0]) is None
     assert t_interval([0.1 + 0.2, 0.3]) is None  # no width, no certainty
 

@@ -210,6 +210,13 @@ def test_adjust_logits_with_tau_zero_is_its_parent(results):
     )
 
 
+def test_adjust_logits_refuses_cosines(results):
+    overrides = ["parent=ldam", "head=cosine"]
+    run(prepare("digits_lt", "logit_adjusted_post_hoc", overrides).parent, runtime(results))
+    with pytest.raises(ConfigError, match="head: its logits are cosines"):
+        run(prepare("digits_lt", "logit_adjusted_post_hoc", overrides), runtime(results))
+
+
 def test_a_missing_parent_is_told_apart_from_one_without_weights(tmp_path):
     config = prepare("digits_lt", "crt", ["seed=4"])
     with pytest.raises(ConfigError) as caught:

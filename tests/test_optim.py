@@ -6,22 +6,11 @@ from torch import nn
 
 from lt_bench.config import OptimConfig
 from lt_bench.errors import ConfigError
-from lt_bench.optim import SCHEDULES, cosine, make_optimizer, set_learning_rate, step
+from lt_bench.optim import SCHEDULES, cosine, make_optimizer, set_learning_rate
 from lt_bench.progress import Progress
 from lt_bench.schema import Spec, build
 
 LDAM = {"warmup_epochs": 5, "milestones": (0.8, 0.9), "factors": (0.01, 0.0001)}
-
-
-@pytest.mark.parametrize(
-    ("epoch", "factor"),
-    [(0, 0.2), (3, 0.8), (4, 1), (5, 1), (159, 1), (160, 0.01), (179, 0.01), (180, 0.0001)],
-)
-def test_step_follows_the_published_cifar_schedule(epoch, factor):
-    # 85 steps an epoch: every step of the epoch has the same rate
-    for index in (0, 84):
-        progress = Progress(epoch * 85 + index, 200 * 85, 85)
-        assert step(progress, **LDAM) == pytest.approx(factor, rel=1e-12)
 
 
 def test_cosine_falls_from_one_towards_zero():

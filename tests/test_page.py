@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lt_bench import figures, report
+from lt_bench.errors import DataError
 from lt_bench.page import check_figures, check_page, render_page, write_page
 from lt_bench.record import write
 from tests.synthetic import TABLE, fill_with, make_record
@@ -231,3 +232,20 @@ def test_a_figure_of_other_numbers_or_of_another_kind_is_found(page, checkout, r
     write(make_record(report.cells("table")[0], correct=(9, 8, 5, 3)), results)
     drifted = check_figures(report.read_results(results))
     assert len(drifted) == len(list(figures.glob("table-*.png"))) > 0
+
+
+def test_a_figure_stands_at_its_own_table(checkout, results):
+    (checkout / "table-long.toml").write_text(TABLE.replace('title = "', 'title = "Long '))
+    fill_with(results)
+    found = report.read_results(results)
+    figures.write_all(found)
+    assert render_page(found).count('alt="Accuracy of the shot groups') == 2
+
+
+def test_a_damaged_figure_is_said(page, results):
+    path = results / "figures" / "table-groups.png"
+    path.write_bytes(b"")
+    found = report.read_results(results)
+    assert f"{path}: not readable as an image; {found.remedy}" in check_figures(found)
+    with pytest.raises(DataError, match="not readable as an image"):
+        render_page(found)

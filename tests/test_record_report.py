@@ -831,7 +831,7 @@ def test_check_finds_what_no_longer_follows_from_the_records(checkout, results):
     (results / "tables" / "old.md").write_text("")
     old, missing, differs, differs_too = sorted(report.check(report.read_results(results)))
     assert old.startswith(f"{results}/tables/old.md: no table with records makes it")
-    assert missing == f"{csv}: missing; run python run.py report --results {results}"
+    assert missing == f"{csv}: missing; run python run.py report"
     assert differs.startswith(f"{markdown}: differs from its records")
     assert differs_too.startswith(f"{tex}: differs from its records")
 

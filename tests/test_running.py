@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from lt_bench.arguments import ARGUMENTS, Parser
+from lt_bench.arguments import Parser
 from lt_bench.config import in_folder
-from lt_bench.display import Display
+from lt_bench.display import Display, is_first_rank
 from lt_bench.errors import BusyError, ConfigError
 from lt_bench.experiment import prepare
 from lt_bench.files import owned
@@ -231,7 +231,7 @@ def test_a_terminal_shows_one_bar_with_all_runs_at_work(monkeypatch):
 @pytest.mark.parametrize("jobs", ["0", "-1", "two", "1.5", ""])
 def test_a_number_of_runs_that_is_none_is_refused(verb, jobs, capsys):
     parser = Parser(prog=f"run.py {verb}")
-    ARGUMENTS[verb](parser)
+    parser.take(verb)
     with pytest.raises(SystemExit) as end:
         parser.parse_args(
             [*({"train": ["digits_lt", "ce"]}.get(verb, ["quick"])), f"--jobs={jobs}"]
@@ -247,3 +247,15 @@ def test_errors_are_the_same_in_another_process():
         other = pickle.loads(pickle.dumps(error))
         assert type(other) is type(error)
         assert (str(other), vars(other)) == (str(error), vars(error))
+
+
+@pytest.mark.parametrize(
+    ("exported", "is_first"),
+    [({"RANK": "1"}, True), ({"RANK": "1", "WORLD_SIZE": "2"}, False), ({}, True)],
+)
+def test_only_processes_of_a_torchrun_keep_silent(exported, is_first, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in exported.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_rank() is is_first

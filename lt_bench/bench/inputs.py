@@ -128,7 +128,6 @@ def _ours(split: ImageFiles, where: Runtime) -> Callable[[], object]:
         mean=MEAN,
         std=STD,
         device=where.device,
-        channels_last=True,
     )
     order_N = torch.randperm(len(split))
     return lambda: pass_through(loader.epoch(order_N, torch.Generator(where.device)))

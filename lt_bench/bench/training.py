@@ -271,7 +271,6 @@ def _loader(split: Split, where: Runtime, *, augmented: bool) -> ResidentLoader:
         mean=MEAN,
         std=STD,
         device=where.device,
-        channels_last=True,
     )
 
 

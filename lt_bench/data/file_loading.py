@@ -88,7 +88,7 @@ class FileLoader(Loader):
                 images = images_BHWC[part.start - batch.start : part.stop - batch.start]
                 images.copy_(self._next(decoded), non_blocking=True)
                 self._normalise(images, views.changes, part)
-            yield self._given(images_BHWC), label_N[batch]
+            yield images_BHWC.permute(0, 3, 1, 2), label_N[batch]
 
     def _next(self, decoded: Iterator[Tensor | str]) -> Tensor:
         try:

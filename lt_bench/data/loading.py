@@ -22,10 +22,11 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 class Loader(ABC):
     """Gives the normalised images of a split and their labels, on the device, batch by batch.
 
+    The images of a batch lie in memory channels last.
+
     Args:
         labels: of the split, on the CPU.
         width: of an image as the network sees it, in pixels.
-        channels_last: how the images of a batch lie in memory.
     """
 
     def __init__(
@@ -38,14 +39,12 @@ class Loader(ABC):
         mean: Sequence[float],
         std: Sequence[float],
         device: torch.device | str,
-        channels_last: bool = False,
     ) -> None:
         self.labels = labels.to(device)
         self.batch_size = batch_size
         self.augment: list[Transform] = [build("augment", s, TRANSFORMS) for s in augment]
         if len(mean) != 3 and any(transform.needs_color for transform in self.augment):
             raise ConfigError("augment: color_jitter needs red, green and blue; leave it out")
-        self.channels_last = channels_last
         # (pixel / 255 - mean) / std of a row of pixels as one multiplication and one addition
         deviation_C = torch.tensor(std, dtype=torch.float64)
         self.factor = (1 / (255 * deviation_C)).float().repeat(width).to(device)
@@ -96,10 +95,6 @@ class Loader(ABC):
             images_BHWC.copy_(images_BCHW.permute(0, 2, 3, 1)).mul_(255)
         images_BHWC.flatten(2).mul_(self.factor).add_(self.offset)
 
-    def _given(self, images_BHWC: Tensor) -> Tensor:
-        images_BCHW = images_BHWC.permute(0, 3, 1, 2)
-        return images_BCHW if self.channels_last else images_BCHW.contiguous()
-
 
 class ResidentLoader(Loader):
     """Gives the batches of a split that is kept on the device.
@@ -142,7 +137,7 @@ class ResidentLoader(Loader):
             runs = self.runs.index_select(0, run_BH.view(-1)).float()
             images_BHWC = runs.view(len(run_BH), self.height, self.width, -1)
             self._normalise(images_BHWC, views.changes, batch)
-            yield self._given(images_BHWC), self.labels[order_N[batch]]
+            yield images_BHWC.permute(0, 3, 1, 2), self.labels[order_N[batch]]
 
 
 def pad(images_NCHW: Tensor, margin: int, *, with_mirrored: bool) -> Tensor:
