@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import io
-import pickle
 import random
 import struct
 import sys
@@ -286,15 +285,9 @@ def test_a_damaged_official_file_is_never_unpickled(small, tmp_path, monkeypatch
     root = small.write(tmp_path / "data", "folder")
     path = root / small.family.folder / "data_batch_1"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
-    monkeypatch.setattr(cifar_sources, "_ArrayUnpickler", None)
+    monkeypatch.setattr(cifar_sources, "pickle", None)
     with pytest.raises(DataError, match=r"data_batch_1: md5 \w+, \w+ published; damaged"):
         cifar10(root)
-
-
-def test_the_unpickler_runs_nothing_but_arrays():
-    content = pickle.dumps(Path("x"))
-    with pytest.raises(pickle.UnpicklingError, match="has no place in a CIFAR file"):
-        cifar_sources._ArrayUnpickler(io.BytesIO(content)).load()
 
 
 @pytest.mark.parametrize("name", ["data_batch_1", "test_batch"])
@@ -396,28 +389,22 @@ def listed(small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        (lambda lines: ["0" * 16 + lines[0][16:], *lines[1:]], r"identity \w+, \w+ expected"),
-        (lambda lines: [lines[0][:-1] + "1", *lines[1:]], r"identity \w+, \w+ expected"),
-        (lambda lines: lines[:-1], r"47 lines, 48 expected; restore it, or run python run.py data"),
-        (lambda lines: [lines[1], lines[0], *lines[2:]], r"ranking \w+, \w+ expected"),
-        (
-            lambda lines: [lines[0][:-1] + "4", *lines[1:]],
-            r"train.txt:1: label 4, below 4 expected",
-        ),
-        (
-            lambda lines: [*lines[:6], "oops", *lines[7:]],
-            r"train.txt:7: 'oops' is not an image and",
-        ),
-        (lambda lines: [lines[0] + ".5", *lines[1:]], r"train.txt:1: .* is not an image and its"),
+        lambda lines: ["0" * 16 + lines[0][16:], *lines[1:]],
+        lambda lines: [lines[0][:-1] + "1", *lines[1:]],
+        lambda lines: lines[:-1],
+        lambda lines: [lines[1], lines[0], *lines[2:]],
+        lambda lines: [*lines[:6], "oops", *lines[7:]],
     ],
-    ids=["image", "label", "truncated", "order", "label range", "no label", "label not a number"],
+    ids=["image", "label", "truncated", "order", "no label"],
 )
-def test_a_changed_list_is_refused(listed, change, message):
+def test_a_changed_list_is_refused(listed, change):
     root, path = listed
     path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(
+        DataError, match=r"train.txt: 4[78] lines, .* expected.*; restore it, or run"
+    ):
         cifar10(root)
 
 
@@ -436,15 +423,6 @@ def test_a_missing_list_and_an_unreadable_json_are_refused(listed):
     path.parent.with_suffix(".json").write_text("{")
     with pytest.raises(DataError, match=r"cifar10_lt.json: not readable as JSON"):
         cifar10(root)
-
-
-def test_a_profile_with_another_identity_is_refused(listed):
-    root, path = listed
-    json_path = path.parent.with_suffix(".json")
-    own = cifar10(root, imbalance_factor=10).identity["train"]
-    json_path.write_text(json_path.read_text().replace(own, "0" * 64))
-    with pytest.raises(DataError, match=rf"exponential-10 train: identity {own[:16]}, 0000"):
-        cifar10(root, imbalance_factor=10)
 
 
 def test_building_again_refuses_other_images(listed, small, tmp_path):

@@ -75,7 +75,9 @@ def test_a_changed_label_is_refused(tmp_path, monkeypatch):
     build_lists("digits_lt", None)
     path = tmp_path / "digits_lt" / "train.txt"
     path.write_text(path.read_text().replace(" 3\n", " 4\n", 1))
-    with pytest.raises(DataError, match=r"train.txt: identity \w+, \w+ expected.*; restore it"):
+    with pytest.raises(
+        DataError, match=r"train.txt: 1,297 lines, sha256 \w+; 1,297, \w+ expected.*restore it"
+    ):
         digits()
 
 

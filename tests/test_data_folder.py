@@ -254,11 +254,29 @@ def test_a_recipe_of_ones_own_is_known_by_its_file_afterwards(tmp_path, capsys):
 
 def test_names_are_one_whether_composed_or_not(tmp_path):
     for form, place in (("NFC", "one"), ("NFD", "other")):
-        fill(tmp_path / place, {unicodedata.normalize(form, "Bär"): 6, "日本 犬": 6})
+        # composed, "ä" sorts behind "z"; taken apart, before it
+        fill(tmp_path / place, {unicodedata.normalize(form, "Bär"): 6, "Bz": 6, "日本 犬": 6})
     one, other = (folder(tmp_path / place) for place in ("one", "other"))
-    assert one.class_names == other.class_names == ["Bär", "日本 犬"]
+    assert one.class_names == other.class_names == ["Bz", "Bär", "日本 犬"]
     assert one.identity == other.identity
-    assert train(tmp_path / "other", tmp_path / "results").data.class_names == ("Bär", "日本 犬")
+    assert train(tmp_path / "other", tmp_path / "results").data.class_names == (
+        *("Bz", "Bär", "日本 犬"),
+    )
+
+
+def test_a_name_that_is_not_utf8_is_said(tmp_path):
+    fill(tmp_path, {"a": 6, "b": 6})
+    path = tmp_path / "train" / "a" / "0.jpg"
+    path.rename(path.with_name("caf\udce9.jpg"))
+    assert problem(folder, tmp_path).endswith(": its name is not UTF-8; rename it")
+
+
+def test_one_file_under_two_spellings_is_one(tmp_path):
+    fill(tmp_path, {"a": 6, "b": 6})
+    lines = [f"train/{name}/{i}.jpg {label}\n" for label, name in enumerate("ab") for i in range(6)]
+    (tmp_path / "train.txt").write_text("".join(lines))
+    (tmp_path / "test.txt").write_text("./train/a/0.jpg 0\n")
+    assert "train/a/0.jpg" in problem(folder, tmp_path, layout="lists")
 
 
 def test_files_that_are_no_images_are_said(tmp_path):

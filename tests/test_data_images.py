@@ -257,6 +257,33 @@ def test_what_is_transparent_becomes_white(mode, tmp_path):
     assert found[:, -10:].min() > 245
 
 
+def test_a_transparent_colour_becomes_white(tmp_path):
+    image = Image.new("RGB", (40, 40), (0, 0, 0))
+    image.paste((255, 0, 255), (20, 0, 40, 40))
+    image.save(tmp_path / "a.png", transparency=(255, 0, 255))
+    found = seen(tmp_path / "a.png", size=32)
+    assert found[:, :10].max() < 10
+    assert found[:, -10:].min() > 245
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_damaged_note_of_the_camera_is_said(tmp_path):
+    """Of which Pillow's reader makes a TypeError."""
+    path = tmp_path / "photo.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    four_colours().save(path, exif=exif)
+    whole = path.read_bytes()
+    said = 0
+    for at in range(whole.index(b"Exif"), whole.index(b"Exif") + 40):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x02]) + whole[at + 1 :])
+        try:
+            seen(path, size=32, is_turned=True)
+        except DataError as error:
+            said += "not readable as an image" in str(error)
+    assert said
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
 def test_gray_of_sixteen_bits_keeps_its_shades(name, tmp_path):
     shades = np.linspace(0, 65535, 64).astype(np.uint16)

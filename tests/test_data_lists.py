@@ -332,9 +332,11 @@ def test_splits_that_share_images_are_refused_and_nothing_is_written(small_inat,
     assert not (small_inat / "inat2018").exists()
 
 
-def test_a_download_is_verified_and_a_failed_one_names_the_address(small_inat, tmp_path):
+def test_a_download_is_verified_and_a_failed_one_names_the_address(
+    small_inat, tmp_path, monkeypatch
+):
     content, _ = annotations(tmp_path)
-    archives, urls = [], {}
+    archives = []
     for split, name in INAT_2018.annotations.items():
         path = tmp_path / f"{name}.tar.gz"
         text = content if split == "train" else content.replace("a.jpg", "b.jpg")
@@ -344,17 +346,18 @@ def test_a_download_is_verified_and_a_failed_one_names_the_address(small_inat, t
             tar.addfile(member, io.BytesIO(text.encode()))
         md5 = hashlib.md5(path.read_bytes()).hexdigest()
         archives.append(replace(INAT_2018.archives[1], name=path.name, md5=md5))
-        urls[split] = path.as_uri()
-    benchmark = replace(INAT_2018, archives=tuple(archives), urls=urls)
+    benchmark = replace(INAT_2018, archives=tuple(archives), url=tmp_path.as_uri())
     assert build_published(benchmark, None, folder=None, download=True).ok
     shutil.rmtree(small_inat / "inat2018")
     # the archives as they were fetched serve too
-    assert build_published(benchmark, tmp_path, folder=None, download=False).ok
+    monkeypatch.chdir(tmp_path)
+    for root in (tmp_path, Path()):
+        assert build_published(benchmark, root, folder=None, download=False).ok
 
     damaged = replace(benchmark, archives=tuple(replace(a, md5="0") for a in archives))
     found = problems(build_published, damaged, None, folder=None, download=True)
-    assert found[0].startswith(f"{urls['train']}: md5 ")
-    gone = replace(benchmark, urls=dict.fromkeys(urls, (tmp_path / "gone").as_uri()))
+    assert found[0].startswith(f"{tmp_path.as_uri()}/train2018.json.tar.gz: md5 ")
+    gone = replace(benchmark, url=(tmp_path / "gone").as_uri())
     found = problems(build_published, gone, None, folder=None, download=True)
-    assert found[0].startswith(f"{(tmp_path / 'gone').as_uri()}: not fetched: ")
+    assert found[0].startswith(f"{gone.url}/train2018.json.tar.gz: not fetched: ")
     assert found[0].endswith("fetch it yourself and give its folder as --lists")

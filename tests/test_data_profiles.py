@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lt_bench.data.profiles import class_counts, ldam_positions, rank
+from lt_bench.data.lists import ranked
+from lt_bench.data.profiles import class_counts, ldam_positions
 from lt_bench.errors import ConfigError
 from lt_bench.metrics import shot_groups
 
@@ -70,15 +71,16 @@ def test_counts_never_rise_and_start_at_the_full_class(num_classes, n_max, facto
     assert all(a >= b >= 1 for a, b in zip(counts, counts[1:], strict=False))
 
 
-def test_rank_depends_on_content_seed_and_class_alone():
+def test_the_order_of_a_class_depends_on_content_seed_and_class_alone():
     hashes = [f"{i:016x}" for i in np.random.default_rng(0).integers(0, 2**62, 40)]
-    ordered = [hashes[i] for i in rank(hashes, subset_seed=0, label=3)]
-    backwards = hashes[::-1]
-    assert [backwards[i] for i in rank(backwards, subset_seed=0, label=3)] == ordered
-    assert sorted(ordered) == sorted(hashes)
-    assert ordered != sorted(hashes)
-    for seed, label in ((1, 3), (0, 4)):
-        assert [hashes[i] for i in rank(hashes, subset_seed=seed, label=label)] != ordered
+
+    def order(images, seed=0, label=3):
+        items = [(image, label) for image in images]
+        return [image for image, _ in ranked(items, num_classes=5, subset_seed=seed)]
+
+    assert order(hashes) == order(hashes[::-1])
+    assert sorted(order(hashes)) == sorted(hashes) != order(hashes)
+    assert order(hashes, seed=1) != order(hashes) != order(hashes, label=4)
 
 
 @pytest.mark.skipif(not GOLDEN.exists(), reason="no shared/reference/golden.json")
@@ -105,3 +107,10 @@ def test_ldam_positions_leave_the_global_generator_alone():
     before = np.random.get_state()[1].tolist()
     ldam_positions([5, 3], 0, available=5)
     assert np.random.get_state()[1].tolist() == before
+
+
+@pytest.mark.parametrize("factor", [49, 98, 107, 996])
+def test_the_rarest_class_has_one_image_where_the_factor_is_the_count(factor):
+    """Though n * (1 / n) is below 1 for some n."""
+    assert class_counts(10, factor, imbalance_factor=factor)[-1] == 1
+    assert class_counts(10, 5 * factor, imbalance_factor=factor)[-1] == 5

@@ -16,7 +16,6 @@ from lt_bench import config as config_module
 from lt_bench.checkpoint import Checkpoint, load_model
 from lt_bench.config import ROOT
 from lt_bench.data.folder import folder
-from lt_bench.data.lists import parse
 from lt_bench.errors import UserError
 from lt_bench.experiment import TABLES, prepare
 from lt_bench.record import read, write
@@ -134,7 +133,6 @@ def some_overrides(arguments, tmp_path, sound):
 def a_list(content, tmp_path, sound):
     (tmp_path / "train.txt").write_bytes(content)
     plainly(lambda: folder(tmp_path))
-    plainly(lambda: parse(tmp_path / "train.txt", num_classes=10))
 
 
 def a_record(change, tmp_path, sound):

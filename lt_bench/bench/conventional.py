@@ -72,10 +72,9 @@ class AverageMeter:
     """The running mean of a value that is read at every step."""
 
     def __init__(self) -> None:
-        self.value, self.sum, self.count, self.mean = 0.0, 0.0, 0, 0.0
+        self.sum, self.count, self.mean = 0.0, 0, 0.0
 
     def update(self, value: float, count: int) -> None:
-        self.value = value
         self.sum += value * count
         self.count += count
         self.mean = self.sum / self.count

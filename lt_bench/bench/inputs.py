@@ -33,11 +33,10 @@ def inputs(where: Runtime, *, rounds: int = 7, images: int = 128, batches: int =
     has_packs = importlib.util.find_spec("pyarrow") is not None
     with TemporaryDirectory() as name:
         data = photos(Path(name), images)
-        assert isinstance(data.train, ImageFiles)
-        sources = {"files": data.train}
+        sources = {"files": data.files["train"]}
         for form in PACKS if has_packs else ():
             sources[f"{form} pack"] = _packed(data, Path(name), form)
-        contenders = {"conventional": _conventional(data, where)}
+        contenders = {"conventional": _conventional(sources["files"], where)}
         for source, split in sources.items():
             contenders[source] = _ours(split, where)
             if source != "uint8 pack":
@@ -113,8 +112,7 @@ def photos(folder: Path, num_images: int) -> LongTailData:
 
 def _packed(data: LongTailData, folder: Path, form: Format) -> ImageFiles:
     """The training images from a pack of this form."""
-    train = data.train
-    assert isinstance(train, ImageFiles)
+    train = data.files["train"]
     path = folder / f"{form}.pack"
     write_pack(data, path, form=form, workers=1)
     return replace(train, reader=PackReader(path, range(len(train))))
@@ -137,13 +135,9 @@ def _decoded(split: ImageFiles) -> Callable[[], object]:
     return lambda: pass_through(split.reader.open(i).pixels() for i in range(len(split)))
 
 
-def _conventional(data: LongTailData, where: Runtime) -> Callable[[], object]:
-    assert isinstance(data.train, ImageFiles)
-    assert isinstance(data.train.reader, FolderReader)
-    files = [data.train.reader.folder / path for path in data.train.reader.paths]
-    images = conventional.PhotoFiles(
-        files, conventional.photo_transform(data.train.size, MEAN, STD)
-    )
+def _conventional(split: ImageFiles, where: Runtime) -> Callable[[], object]:
+    files = [Path(split.reader.name(i)) for i in range(len(split))]
+    images = conventional.PhotoFiles(files, conventional.photo_transform(split.size, MEAN, STD))
     loader = conventional.loader(
         images, batch_size=BATCH, device=where.device, num_drawn=len(images)
     )

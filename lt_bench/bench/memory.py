@@ -38,9 +38,7 @@ SECONDS_BETWEEN_LOOKS = 0.05
 MIB = 2**20
 
 
-def memory(
-    where: Runtime, *, cifar: Sequence[str] = (), jpeg: Sequence[str] = (), rounds: int = 1
-) -> Result:
+def memory(where: Runtime, *, cifar: Sequence[str] = (), jpeg: Sequence[str] = ()) -> Result:
     """The peak resident memory of a CIFAR run and of one from JPEG files.
 
     Args:
@@ -49,28 +47,24 @@ def memory(
     if sys.platform != "linux":
         return Result("left out: the peak of a process is read from Linux's /proc", [])
     workers = usable_cores()
-    found: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        alone, _ = _peaks("-c", f"import time, torch; time.sleep({2 * SECONDS_BETWEEN_LOOKS})")
-        found.setdefault("import torch", []).append(alone)
-        with TemporaryDirectory() as name:
-            root = Path(name) / "data"
-            _write_photos(root)
-            for kind, recipe in {"CIFAR": (*CIFAR, *cifar), "JPEG": (*JPEG, *jpeg)}.items():
-                results = Path(name) / kind
-                machine = (str(where.device), where.precision, str(workers))
-                peaks = _peaks("-m", __name__, str(root), str(results), *machine, *recipe)
-                found.setdefault(f"{kind} run", []).append(peaks[0])
-                if kind == "JPEG":
-                    found.setdefault(f"{kind} run and its {workers} workers", []).append(peaks[1])
-                (record,) = read_all(results)
-                if record.peak_memory_bytes is not None:
-                    on_gpu = found.setdefault(f"{kind} run, on the GPU", [])
-                    on_gpu.append(record.peak_memory_bytes / MIB)
-    limit = found.pop("import torch")
+    limit, _ = _peaks("-c", f"import time, torch; time.sleep({2 * SECONDS_BETWEEN_LOOKS})")
+    found: dict[str, float] = {}
+    with TemporaryDirectory() as name:
+        root = Path(name) / "data"
+        _write_photos(root)
+        for kind, recipe in {"CIFAR": (*CIFAR, *cifar), "JPEG": (*JPEG, *jpeg)}.items():
+            results = Path(name) / kind
+            machine = (str(where.device), where.precision, str(workers))
+            alone, together = _peaks("-m", __name__, str(root), str(results), *machine, *recipe)
+            found[f"{kind} run"] = alone
+            if kind == "JPEG":
+                found[f"{kind} run and its {workers} workers"] = together
+            (record,) = read_all(results)
+            if record.peak_memory_bytes is not None:
+                found[f"{kind} run, on the GPU"] = record.peak_memory_bytes / MIB
     rows = [
-        Row.of(what, "value", peaks, limit=limit if "GPU" not in what else None, unit="MiB")
-        for what, peaks in found.items()
+        Row.of(what, "value", [peak], limit=[limit] if "GPU" not in what else None, unit="MiB")
+        for what, peak in found.items()
     ]
     return Result(
         "peak resident memory; CIFAR-100-LT in shape, ResNet-32, batch 128; 500x375 JPEG files at "

@@ -1,15 +1,15 @@
 """Images that cannot be read: found by trying every one, and left out on request."""
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
-import numpy as np
+import torch
 
-from lt_bench.data.images import CentreWindow, Reader, pixels
+from lt_bench.data.images import Reader, unreadable_as
 from lt_bench.data.lists import identity
-from lt_bench.data.types import ImageFiles, LongTailData
+from lt_bench.data.types import LongTailData
 from lt_bench.errors import DataError
 
 PORTION = 64
@@ -32,8 +32,8 @@ def unreadable(
         problems = {}
         for index in range(first, min(first + PORTION, len(reader))):
             try:
-                draw = np.random.default_rng(0)  # the window does not use it
-                pixels(reader, index, CentreWindow(), size=8, draw=draw)
+                with unreadable_as(reader, index):
+                    reader.open(index).pixels()
             except DataError as error:
                 problems[index] = str(error)
         return problems
@@ -47,19 +47,16 @@ def unreadable(
     return found
 
 
-def without_unreadable(
-    data: LongTailData, *, workers: int, on_tried: OnTried = lambda number: None
-) -> LongTailData:
+def without_unreadable(data: LongTailData, *, workers: int) -> LongTailData:
     """The data without its unreadable images: counts, identities and source say what is left.
 
     Raises:
         DataError: a class loses its last training image.
     """
-    kept: dict[str, ImageFiles] = {}
+    kept: dict[str, Any] = {}
     said = ""
     for name, split in data.files.items():
-        bad = unreadable(split.reader, workers=workers, on_tried=on_tried)
-        if bad:
+        if bad := unreadable(split.reader, workers=workers):
             kept[name] = split.only([i for i in range(len(split)) if i not in bad])
             names = [split.listed[i] for i in list(bad)[:NAMES_SHOWN]]
             more = ", ..." if len(bad) > NAMES_SHOWN else ""
@@ -67,14 +64,13 @@ def without_unreadable(
     return _with(data, kept, said) if kept else data
 
 
-def _with(data: LongTailData, kept: Mapping[str, ImageFiles], said: str) -> LongTailData:
+def _with(data: LongTailData, kept: dict[str, Any], said: str) -> LongTailData:
     counts = data.class_counts
     for name, split in kept.items():
         if not len(split):
             raise DataError(f"{data.name}: no image of {name} is readable; replace them")
     if "train" in kept:
-        found = Counter(kept["train"].labels.tolist())
-        counts = [found[label] for label in range(data.num_classes)]
+        counts = torch.bincount(kept["train"].labels, minlength=data.num_classes).tolist()
         if 0 in counts:
             raise DataError(
                 f"{data.name}: no image of class {data.class_names[counts.index(0)]} is readable; "
@@ -86,9 +82,7 @@ def _with(data: LongTailData, kept: Mapping[str, ImageFiles], said: str) -> Long
     }
     return replace(
         data,
-        train=kept.get("train", data.train),
-        val=kept.get("val", data.val),
-        test=kept.get("test", data.test),
+        **kept,
         class_counts=counts,
         identity={**data.identity, **identities},
         source=data.source + said,

@@ -34,7 +34,10 @@ def build_lists(dataset: str, root: Path | None) -> list[str]:
                 f"{facts['made_from']}, {before[split]['identity'][:16]} published in "
                 f"data_lists/{dataset}.json; take the official data unchanged"
             )
-    texts = {f"{dataset}/train.txt": _text(train), f"{dataset}/test.txt": _text(test)}
+    texts = {
+        f"{dataset}/train.txt": lists.as_text(train),
+        f"{dataset}/test.txt": lists.as_text(test),
+    }
     if before is None:
         texts[f"{dataset}.json"] = as_json(facts)
     for name, text in texts.items():
@@ -135,7 +138,7 @@ def _profiles(train: list[Item], num_classes: int, n_max: int) -> Any:
             )
             groups = shot_groups(counts)
             yield (
-                lists.profile_name(imbalance_type, factor),
+                f"{imbalance_type}-{factor}",
                 {
                     "images": sum(counts),
                     **{name: len(classes) for name, classes in groups.items()},
@@ -143,7 +146,3 @@ def _profiles(train: list[Item], num_classes: int, n_max: int) -> Any:
                     "class_counts": counts,
                 },
             )
-
-
-def _text(items: list[Item]) -> str:
-    return "".join(f"{image} {label}\n" for image, label in items)

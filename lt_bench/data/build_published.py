@@ -53,21 +53,18 @@ def build_published(
     lines: list[str] = []
     built: dict[str, list[Item]] = {}
     problems: list[str] = []
+    is_complete = True
     for split in benchmark.published:
         try:
             origin = _find(benchmark, split, root, folder, download)
-        except _NotFoundError as error:
-            lines.append(_kept(benchmark, split, facts) or str(error))
-            continue
-        except DataError as error:
-            problems += error.problems
-            continue
-        try:
             built[split], said = _read(benchmark, split, origin, facts)
+            lines += [f"{split}: {origin.place}, {said}", _totals(split, built[split])]
+        except _NotFoundError as error:
+            kept = _kept(benchmark, split, facts)
+            is_complete &= kept is not None
+            lines.append(kept or str(error))
         except DataError as error:
             problems += error.problems
-        else:
-            lines += [f"{split}: {origin.place}, {said}", _totals(split, built[split])]
     if problems := problems + shared_images(built):
         raise DataError(problems)
     for split, items in built.items():
@@ -76,7 +73,7 @@ def build_published(
     if _complete_facts(facts, built):
         write_text_whole(lists.LISTS / f"{benchmark.name}.json", as_json(facts))
         lines.append(f"wrote data_lists/{benchmark.name}.json: identities that were not known yet")
-    return Report(tuple(lines), ok=_all_built(benchmark, facts))
+    return Report(tuple(lines), ok=is_complete)
 
 
 class _NotFoundError(Exception):
@@ -87,7 +84,7 @@ def _find(
     benchmark: Benchmark, split: str, root: Path | None, folder: Path | None, download: bool
 ) -> Origin:
     name = benchmark.published[split]
-    for place in _folders(folder, name.rpartition("_")[0]):
+    for place in (folder, folder / name.rpartition("_")[0]) if folder else ():
         for path in (place / name, place / f"{name}.gz"):
             if path.is_file():
                 return Origin(str(path), read_text(path))
@@ -122,7 +119,7 @@ def _find_annotations(
 
 def _of_archive(benchmark: Benchmark, split: str, content: bytes, place: str) -> Origin:
     """The list in the annotations of an official archive, checksum verified."""
-    archive = next(one for one in benchmark.archives if place.endswith(f"/{one.name}"))
+    archive = next(one for one in benchmark.archives if place.endswith(one.name))
     if (found := hashlib.md5(content).hexdigest()) != archive.md5:
         raise DataError(f"{place}: md5 {found}, {archive.md5} expected; fetch it again")
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
@@ -132,12 +129,10 @@ def _of_archive(benchmark: Benchmark, split: str, content: bytes, place: str) ->
         return Origin(place, _list_of_annotations(file.read(), place))
 
 
-def _folders(folder: Path | None, name: str) -> list[Path]:
-    return [folder, folder / name] if folder else []
-
-
 def _download(benchmark: Benchmark, split: str) -> Origin:
-    url = benchmark.urls[split]
+    is_archive = split in benchmark.annotations
+    name = f"{benchmark.annotations[split]}.tar.gz" if is_archive else benchmark.published[split]
+    url = f"{benchmark.url}/{name}"
     try:
         with urllib.request.urlopen(url, timeout=DOWNLOAD_SECONDS) as response:
             content = response.read()
@@ -145,9 +140,9 @@ def _download(benchmark: Benchmark, split: str) -> Origin:
         raise DataError(
             f"{url}: not fetched: {error}; fetch it yourself and give its folder as --lists"
         ) from error
-    if split not in benchmark.annotations:
-        return Origin(url, content.decode("utf-8", errors="replace"))
-    return _of_archive(benchmark, split, content, url)
+    if is_archive:
+        return _of_archive(benchmark, split, content, url)
+    return Origin(url, content.decode("utf-8", errors="replace"))
 
 
 def _list_of_annotations(content: bytes, place: str) -> str:
@@ -213,12 +208,3 @@ def _kept(benchmark: Benchmark, split: str, facts: dict[str, Any]) -> str | None
     except DataError:
         return None
     return f"{_totals(split, items)}; already built"
-
-
-def _all_built(benchmark: Benchmark, facts: dict[str, Any]) -> bool:
-    try:
-        for split in benchmark.published:
-            read_split(benchmark, split, facts)
-    except DataError:
-        return False
-    return True

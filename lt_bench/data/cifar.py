@@ -12,14 +12,13 @@ from lt_bench.data.cifar_sources import Family, Source
 from lt_bench.data.lists import (
     Item,
     by_label,
-    confirm,
     first,
     identity,
     items_of,
     pick,
     published,
+    ranked,
     read_list,
-    training_order,
 )
 from lt_bench.data.profiles import ImbalanceType, SubsetSeed, class_counts, ldam_positions
 from lt_bench.data.types import LongTailData, Split
@@ -165,9 +164,6 @@ def long_tailed(
     place = f"{family.name} from {source.name}"
     chosen = _choose(family, choice, source, train, facts)
     listed = read_list(family.name, "test", facts) if facts else by_label(items_of(test))
-    found = {"train": identity(chosen), "test": identity(listed)}
-    if facts and choice.subset == "lt_bench" and choice.subset_seed == 0:
-        confirm(family.name, facts, choice.imbalance_type, choice.imbalance_factor, found)
     return LongTailData(
         name=family.name,
         train=pick(train, chosen, place=f"{place}, train"),
@@ -175,7 +171,7 @@ def long_tailed(
         test=pick(test, listed, place=f"{place}, test"),
         class_names=family.class_names,
         class_counts=choice.counts(family),
-        identity=found,
+        identity={"train": identity(chosen), "test": identity(listed)},
         # the field's values, of CIFAR-10, for both
         mean=MEAN,
         std=STD,
@@ -204,17 +200,11 @@ def _choose(
     family: Family, choice: Choice, source: Source, train: Split, facts: dict[str, Any] | None
 ) -> list[Item]:
     """The training images that the profile keeps, class by class."""
-    counts = choice.counts(family)
     if choice.subset == "ldam":
         return _choose_as_ldam(family, choice, source, train)
-    order = training_order(
-        family.name,
-        facts,
-        items_of(train) if facts is None else (),
-        num_classes=family.num_classes,
-        subset_seed=choice.subset_seed,
-    )
-    return first(order, counts, place=family.name)
+    pool = read_list(family.name, "train", facts) if facts else items_of(train)
+    order = ranked(pool, num_classes=family.num_classes, subset_seed=choice.subset_seed)
+    return first(order, choice.counts(family), place=family.name)
 
 
 def _choose_as_ldam(family: Family, choice: Choice, source: Source, train: Split) -> list[Item]:

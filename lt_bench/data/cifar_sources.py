@@ -199,26 +199,7 @@ def _unpickle(content: bytes, name: str, md5: str, family: Family) -> dict[str, 
             f"{family.folder}/{name}: md5 {found}, {md5} published; damaged, or not the official "
             f"file: unpack {family.archive} again (md5 {family.archive_md5})"
         )
-    return _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()  # type: ignore[no-any-return]
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Knows numpy arrays and plain values and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        known = {
-            ("numpy.core.multiarray", "_reconstruct"): np.ndarray.__new__,
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): _dtype,
-        }
-        if (module, name) not in known:
-            raise pickle.UnpicklingError(f"{module}.{name} has no place in a CIFAR file")
-        return known[module, name]
-
-
-def _dtype(code: str, align: int, copy: int) -> np.dtype[Any]:
-    # old pickles give the two flags as numbers, of which numpy warns
-    return np.dtype(code, align=bool(align), copy=bool(copy))
+    return pickle.loads(content, encoding="latin1")  # type: ignore[no-any-return]
 
 
 # Parquet shards, as on the Hugging Face hub

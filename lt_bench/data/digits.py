@@ -8,14 +8,13 @@ import torch
 from lt_bench.data.lists import (
     Item,
     by_label,
-    confirm,
     first,
     identity,
     items_of,
     pick,
     published,
     ranked,
-    training_order,
+    read_list,
 )
 from lt_bench.data.profiles import ImbalanceType, SubsetSeed, class_counts
 from lt_bench.data.types import LongTailData, Split
@@ -45,14 +44,10 @@ def digits_lt(
     )
     scans = read_scans()
     pool, test = divide(items_of(scans))
-    facts = published("digits_lt")
-    order = training_order(
-        "digits_lt", facts, pool, num_classes=NUM_CLASSES, subset_seed=subset_seed
-    )
+    if facts := published("digits_lt"):
+        pool, test = (read_list("digits_lt", split, facts) for split in ("train", "test"))
+    order = ranked(pool, num_classes=NUM_CLASSES, subset_seed=subset_seed)
     train = first(order, counts, place="digits_lt")
-    found = {"train": identity(train), "test": identity(test)}
-    if facts and subset_seed == 0:
-        confirm("digits_lt", facts, imbalance_type, imbalance_factor, found)
     return LongTailData(
         name="digits_lt",
         train=pick(scans, train, place="digits_lt"),
@@ -60,7 +55,7 @@ def digits_lt(
         test=pick(scans, test, place="digits_lt"),
         class_names=[str(digit) for digit in range(NUM_CLASSES)],
         class_counts=counts,
-        identity=found,
+        identity={"train": identity(train), "test": identity(test)},
         mean=MEAN,
         std=STD,
         source=SOURCE,

@@ -50,7 +50,8 @@ class FileLoader(Loader):
                     "'random_resized_crop'"
                 )
             self.window = transform.window or self.window
-        self.portions = _Portions()
+        # the work of the current epoch; workers that stay alive find other work in it each epoch
+        self.portions: list[_Portion] = []
         # which process is at which image, said by the workers themselves
         self.at_work = torch.full((workers, 2), -1)
         self.at_work.share_memory_()  # type: ignore[no-untyped-call]
@@ -60,7 +61,6 @@ class FileLoader(Loader):
             batch_size=None,
             sampler=self.portions,
             num_workers=workers,
-            collate_fn=_as_it_is,
             pin_memory=self.labels.device.type == "cuda",
             prefetch_factor=PORTIONS_AHEAD if workers else None,
             # those of an evaluation end with it, those of the training loader serve every epoch
@@ -75,7 +75,7 @@ class FileLoader(Loader):
         label_N = self.labels[order_N.to(self.labels.device)]
         index_N, mirrored_N = order_N.cpu().numpy(), views.mirrored_N.cpu().numpy()
         window = self.plain_window if seed is None else self.window
-        self.portions.now = [
+        self.portions[:] = [
             _Portion(window, seed or 0, part.start, index_N[part], mirrored_N[part])
             for batch in batches
             for part in _parts(batch)
@@ -123,18 +123,6 @@ class _Portion:
     mirrored_N: NDArray[np.bool_]
 
 
-class _Portions:
-    """The work of the current epoch; workers that stay alive are given another one each epoch."""
-
-    now: Sequence[_Portion] = ()
-
-    def __iter__(self) -> Iterator[_Portion]:
-        return iter(self.now)
-
-    def __len__(self) -> int:
-        return len(self.now)
-
-
 class _Images(Dataset[Tensor | str]):
     """Decodes a portion: uint8 (images, height, width, channels), or what is wrong with a file.
 
@@ -177,7 +165,3 @@ def _parts(batch: slice) -> list[slice]:
 
 def _leave_interrupts_to_the_main_process(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _as_it_is(decoded: Any) -> Any:
-    return decoded

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from lt_bench.data.benchmarks import IMAGENET_MEAN, IMAGENET_STD, shared_images
@@ -98,8 +98,7 @@ def read_folder(base: Path, layout: str, image_size: int) -> Held:
     """
     lists_there = [split for split in SPLITS if (base / f"{split}.txt").is_file()]
     if layout == PACK:
-        pack = read_pack(pack_path(base, "folder"))
-        pack.refuse_beyond(image_size)
+        pack = read_pack(pack_path(base, "folder"), image_size)
         held = Held(pack.class_names, pack.items, pack.source, pack.reader)
     elif layout == "lists" or (layout == "auto" and not (base / "train").is_dir() and lists_there):
         held = _read_lists(base)
@@ -141,7 +140,7 @@ def _read_class_folders(base: Path) -> Held:
             f"{base}: neither train/<class>/ folders nor train.txt; sort your images into a folder "
             "for each class"
         )
-    label_of = {_composed(name): label for label, name in enumerate(names)}
+    label_of = {name: label for label, name in enumerate(sorted(set(map(_composed, names))))}
     items: dict[str, list[Item]] = {}
     path_of: dict[str, str] = {}
     others = []
@@ -198,14 +197,16 @@ def _read_lists(base: Path) -> Held:
             text,
             place=str(base / f"{split}.txt"),
             class_names=class_names,
-            normalise=lambda path: (path, None),
+            normalise=lambda path: (PurePosixPath(path).as_posix(), None),
         )
         for split, text in texts.items()
     }
     problems = [
         problem
         for split, listed in items.items()
-        for problem in missing_files(split, base, [path for path, _ in listed])
+        for problem in missing_files(
+            split, base, [path for path, _ in listed], "correct the list, or put them there"
+        )
     ]
     problems += shared_images(items, "list each in one of them")
     if problems:
@@ -263,4 +264,8 @@ def _counts(items: Sequence[Item], num_classes: int) -> list[int]:
 
 
 def _composed(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{name}: its name is not UTF-8; rename it") from error
     return unicodedata.normalize("NFC", name)

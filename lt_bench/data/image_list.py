@@ -9,7 +9,7 @@ import hashlib
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from lt_bench.data.lists import Item, by_label, identity
@@ -122,7 +122,7 @@ def _problem(
     """What is wrong with one line, with the remedy; None if nothing is."""
     if not path or not (label.isascii() and label.isdecimal()):
         return f"{f'{path} {label}'.strip()[:100]!r} is not a path and its label; write path label"
-    if PurePosixPath(path).is_absolute() or path[1:3] in (":/", ":\\"):
+    if path.startswith("/") or path[1:3] in (":/", ":\\"):
         return f"{path} is absolute; write it relative to the folder of the images"
     if ".." in path.replace("\\", "/").split("/"):
         return f"{path} leaves the folder of the images; remove the '..'"

@@ -38,6 +38,7 @@ EXIF_ORIENTATION, UPRIGHT = 0x0112, 1
 UNREADABLE = (
     OSError,
     SyntaxError,
+    TypeError,
     ValueError,
     RuntimeError,
     EOFError,
@@ -293,7 +294,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     Of an animation the first frame. Gray of 16 bits keeps its high ones, where Pillow would clip.
     """
-    if image.mode == "RGB":
+    if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode == "I" or image.mode.startswith("I;16"):
         high = (np.asarray(image) >> 8).clip(0, 255)

@@ -193,8 +193,7 @@ def _packed(
     """A reader for each split out of the pack, and what the pack says of itself."""
     if root is None:
         raise DataError("data root: none given; give --data-root DIR, which holds the pack")
-    pack = read_pack(pack_path(root, benchmark.name))
-    pack.refuse_beyond(image_size)
+    pack = read_pack(pack_path(root, benchmark.name), image_size)
     return {split: pack.reader(listed) for split, listed in items.items()}, pack.source
 
 
@@ -212,8 +211,13 @@ def _find(benchmark: Benchmark, root: Path | None, layout: str) -> tuple[Found, 
 def _readers(
     found: Found, items: Mapping[str, Sequence[Item]], class_names: Sequence[str]
 ) -> dict[str, Reader]:
-    paths = located(items, found, class_names)
-    if problems := [p for split in paths for p in missing_files(split, found.base, paths[split])]:
+    paths = {
+        split: [found.layout.locate(path, class_names[label]) for path, label in listed]
+        for split, listed in items.items()
+    }
+    remedy = "unpack the official archive there once more"
+    problems = [p for s in paths for p in missing_files(s, found.base, paths[s], remedy)]
+    if problems:
         raise DataError(problems)
     return {split: FolderReader(found.base, paths[split]) for split in paths}
 
@@ -241,17 +245,7 @@ def _generate(
     return by_label(first(order, kept, place=f"{benchmark.name} train"))
 
 
-def located(
-    items: Mapping[str, Sequence[Item]], found: Found, class_names: Sequence[str]
-) -> dict[str, list[str]]:
-    """Where the images of each split lie below the base of a layout."""
-    return {
-        split: [found.layout.locate(path, class_names[label]) for path, label in listed]
-        for split, listed in items.items()
-    }
-
-
-def missing_files(split: str, base: Path, paths: Sequence[str]) -> list[str]:
+def missing_files(split: str, base: Path, paths: Sequence[str], remedy: str) -> list[str]:
     """A problem that counts the listed files that are not there and names the first; or none."""
     missing = [path for path in paths if not os.path.exists(os.path.join(base, path))]  # noqa: PTH110, PTH118
     if not missing:
@@ -259,7 +253,7 @@ def missing_files(split: str, base: Path, paths: Sequence[str]) -> list[str]:
     shown = ", ".join(missing[:MISSING_SHOWN]) + (", ..." if len(missing) > MISSING_SHOWN else "")
     return [
         f"{split}: {len(missing):,} of {len(paths):,} listed images are not in {base}: {shown}; "
-        "unpack the official archive there once more"
+        f"{remedy}"
     ]
 
 

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lt_bench.config import ROOT
-from lt_bench.data.profiles import rank
 from lt_bench.data.types import Split
 from lt_bench.errors import DataError
 
@@ -33,27 +33,36 @@ def items_of(split: Split) -> list[Item]:
     return list(zip(pixel_hashes(split.images), split.labels.tolist(), strict=True))
 
 
+def as_text(items: Iterable[Item]) -> str:
+    """A line "image label" for each."""
+    return "".join(f"{image} {label}\n" for image, label in items)
+
+
 def identity(items: Iterable[Item]) -> str:
     """The sha256 of the sorted "image label" lines; repeated lines count."""
-    lines = sorted(f"{image} {label}\n" for image, label in items)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return _sha256("".join(sorted(f"{image} {label}\n" for image, label in items)))
 
 
 def ranking(items: Iterable[Item]) -> str:
     """The sha256 of the same lines as they stand, where their order matters."""
-    return hashlib.sha256("".join(f"{i} {label}\n" for i, label in items).encode()).hexdigest()
+    return _sha256(as_text(items))
 
 
-def ranked(items: Sequence[Item], *, num_classes: int, subset_seed: int) -> list[Item]:
-    """Class by class, in the order in which a profile takes the images."""
+def ranked(items: Iterable[Item], *, num_classes: int, subset_seed: int) -> list[Item]:
+    """Class by class, in the order in which a profile takes the images.
+
+    Sorted by name, which is a pixel hash or a path, then shuffled by a generator seeded from
+    (subset seed, label): the same images whatever file they came from, and a smaller factor's
+    subset contains a larger one's.
+    """
     of_class: list[list[str]] = [[] for _ in range(num_classes)]
     for image, label in items:
         of_class[label].append(image)
-    return [
-        (images[i], label)
-        for label, images in enumerate(of_class)
-        for i in rank(images, subset_seed=subset_seed, label=label)
-    ]
+    for label, images in enumerate(of_class):
+        images.sort()
+        # the legacy generator, since its stream is frozen for good
+        np.random.RandomState([subset_seed, label]).shuffle(images)
+    return [(image, label) for label, images in enumerate(of_class) for image in images]
 
 
 def by_label(items: Iterable[Item]) -> list[Item]:
@@ -108,96 +117,28 @@ def published(dataset: str) -> dict[str, Any] | None:
 
 
 def read_list(dataset: str, split: str, facts: dict[str, Any]) -> list[Item]:
-    """The items of a committed list, verified against the facts of its JSON file."""
-    path = LISTS / dataset / f"{split}.txt"
+    """The items of a committed list, which is the one that its JSON file knows, line by line."""
+    path, expected = LISTS / dataset / f"{split}.txt", facts[split]
+    remedy = f"restore it, or run python run.py data build {dataset}"
     if not path.is_file():
-        raise DataError(f"{_shown(path)}: missing; restore it, or run {_remedy(dataset)}")
-    items = parse(path, num_classes=len(facts["class_names"]))
-    expected = facts[split]
-    if len(items) != expected["images"]:
-        raise DataError(
-            f"{_shown(path)}: {len(items):,} lines, {expected['images']:,} expected; "
-            f"restore it, or run {_remedy(dataset)}"
-        )
-    for what, found in (("identity", identity(items)), ("ranking", ranking(items))):
-        if found != expected[what]:
-            raise DataError(
-                f"{_shown(path)}: {what} {found[:16]}, {expected[what][:16]} expected, so an "
-                f"image, a label or the order was changed; restore it, or run {_remedy(dataset)}"
-            )
-    return items
-
-
-def profile_name(imbalance_type: str, imbalance_factor: float) -> str:
-    return f"{imbalance_type}-{imbalance_factor:g}"
-
-
-def confirm(
-    dataset: str,
-    facts: dict[str, Any],
-    imbalance_type: str,
-    imbalance_factor: float,
-    found: dict[str, str],
-) -> None:
-    """Refuse a split whose identity is not the published one of its profile."""
-    profile = profile_name(imbalance_type, imbalance_factor)
-    if profile not in facts["profiles"]:
-        return
-    expected = {
-        "train": facts["profiles"][profile]["identity"],
-        "test": facts["test"]["identity"],
-    }
-    for split, value in expected.items():
-        if found[split] != value:
-            raise DataError(
-                f"{dataset} {profile} {split}: identity {found[split][:16]}, {value[:16]} "
-                f"published in data_lists/{dataset}.json; restore that file, or run "
-                f"{_remedy(dataset)}"
-            )
-
-
-def training_order(
-    dataset: str,
-    facts: dict[str, Any] | None,
-    held: Sequence[Item],
-    *,
-    num_classes: int,
-    subset_seed: int,
-) -> list[Item]:
-    """The order in which profiles take the images: the committed one, or another seed's.
-
-    Args:
-        held: the images at hand, which stand in where no list is committed yet.
-    """
-    if facts and subset_seed == 0:
-        return read_list(dataset, "train", facts)
-    pool = read_list(dataset, "train", facts) if facts else held
-    return ranked(pool, num_classes=num_classes, subset_seed=subset_seed)
-
-
-def parse(path: Path, *, num_classes: int) -> list[Item]:
-    """The "image label" lines of a list file; line ends and a last newline do not matter."""
-    items = []
+        raise DataError(f"{_shown(path)}: missing; {remedy}")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{_shown(path)}: not readable as a list: {error}; restore it") from error
-    for number, line in enumerate(lines, start=1):
-        image, _, label = line.strip().rpartition(" ")
-        if not image or not (label.isascii() and label.isdecimal()):
-            raise DataError(f"{_shown(path)}:{number}: {line!r} is not an image and its label")
-        if len(label) > len(str(num_classes)) or int(label) >= num_classes:
-            raise DataError(
-                f"{_shown(path)}:{number}: label {label}, below {num_classes} expected; "
-                "labels count from 0"
-            )
-        items.append((image, int(label)))
-    return items
+        raise DataError(f"{_shown(path)}: not readable as a list: {error}; {remedy}") from error
+    found = _sha256("".join(f"{line}\n" for line in lines))
+    if found != expected["ranking"]:
+        raise DataError(
+            f"{_shown(path)}: {len(lines):,} lines, sha256 {found[:16]}; {expected['images']:,}, "
+            f"{expected['ranking'][:16]} expected, so an image, a label or the order was changed; "
+            f"{remedy}"
+        )
+    return [(image, int(label)) for image, label in map(str.split, lines)]
 
 
 def _shown(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-def _remedy(dataset: str) -> str:
-    return f"python run.py data build {dataset}"
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -83,15 +83,6 @@ class Pack:
     row_of: Mapping[str, int]
     class_names: Sequence[str]
     source: str
-    short_side: int
-
-    def refuse_beyond(self, image_size: int) -> None:
-        """Refuse to serve images of a size at which the packed ones would have to grow."""
-        if self.short_side < (needed := short_side(image_size)):
-            raise DataError(
-                f"{self.path}: packed at a short side of {self.short_side}, {needed} needed for "
-                f"image_size {image_size}; remove it and run data pack again"
-            )
 
     def reader(self, listed: Sequence[Item]) -> PackReader:
         """The images of these items.
@@ -112,20 +103,21 @@ def pack_path(base: Path, name: str) -> Path:
     return base / f"{name}.pack"
 
 
-def read_pack(path: Path) -> Pack:
-    """Open a pack and verify that it is whole.
+def read_pack(path: Path, image_size: int) -> Pack:
+    """Open a pack and verify that it is whole, and large enough for images of this size.
 
     Raises:
-        DataError: there is none, or it is incomplete or damaged.
+        DataError: there is none, or it is incomplete or damaged, or its images would have to grow.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such pack; make it with python run.py data pack")
-    with path.open("rb") as file:
-        file.seek(-min(len(END_OF_STREAM), path.stat().st_size), os.SEEK_END)
-        if file.read() != END_OF_STREAM:
-            raise DataError(f"{path}: incomplete; remove it and run data pack again")
     table = _opened(path)
     said = json.loads(table.schema.metadata[b"pack"])
+    if said["short_side"] < (needed := short_side(image_size)):
+        raise DataError(
+            f"{path}: packed at a short side of {said['short_side']}, {needed} needed for "
+            f"image_size {image_size}; remove it and run data pack again"
+        )
     columns = (table[name].to_pylist() for name in ("split", "path", "label"))
     items: dict[str, list[Item]] = {}
     row_of = {}
@@ -138,7 +130,7 @@ def read_pack(path: Path) -> Pack:
             "pack again"
         )
     source = f"{path.name} ({_describe(said)})"
-    return Pack(path, items, row_of, said["class_names"], source, said["short_side"])
+    return Pack(path, items, row_of, said["class_names"], source)
 
 
 def write_pack(

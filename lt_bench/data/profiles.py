@@ -30,7 +30,7 @@ def class_counts(
     published ones (10,899 instead of 10,847 for CIFAR-100-LT at factor 100).
     """
     shares = shares_of_most(num_classes, imbalance_type, imbalance_factor)
-    counts = [int(n_max * share) for share in shares]
+    counts = _truncated(n_max, shares)
     if 0 in counts:
         raise ConfigError(
             f"imbalance_factor: {imbalance_factor:g} leaves class {counts.index(0)} of "
@@ -67,33 +67,19 @@ def largest_counts(
     shares = shares_of_most(len(available), profile, imbalance_factor)
 
     def fits(n_max: int) -> bool:
-        return all(
-            int(n_max * share) <= available[c]
-            for share, c in zip(shares, fullest_first, strict=True)
-        )
+        counts = _truncated(n_max, shares)
+        return all(n <= available[c] for n, c in zip(counts, fullest_first, strict=True))
 
     n_max = bisect.bisect_left(range(1, max(available) + 1), True, key=lambda n: not fits(n))
     counts = [0] * len(available)
-    for share, c in zip(shares, fullest_first, strict=True):
-        counts[c] = int(n_max * share)
+    for count, c in zip(_truncated(n_max, shares), fullest_first, strict=True):
+        counts[c] = count
     if 0 in counts:
         raise ConfigError(
             f"imbalance_factor: {imbalance_factor:g} leaves class {counts.index(0)} without an "
             f"image, since the fullest can keep {n_max}; lower it, or complete the images"
         )
     return counts
-
-
-def rank(hashes: Sequence[str], *, subset_seed: int, label: int) -> list[int]:
-    """The order in which the images of one class are taken, as positions in `hashes`.
-
-    Sorted by pixel hash, then shuffled by a generator seeded from (subset seed, label): the same
-    images whatever file they came from, and a smaller factor's subset contains a larger one's.
-    """
-    by_hash = sorted(range(len(hashes)), key=hashes.__getitem__)
-    # the legacy generator, since its stream is frozen for good
-    np.random.RandomState([subset_seed, label]).shuffle(by_hash)
-    return by_hash
 
 
 def ldam_positions(
@@ -113,3 +99,7 @@ def ldam_positions(
         generator.shuffle(positions)
         kept.append(positions[:count])
     return kept
+
+
+def _truncated(n_max: int, shares: Sequence[float]) -> list[int]:
+    return [int(n_max * share + 1e-9) for share in shares]  # 49 * (1 / 49) is below 1
