@@ -230,7 +230,7 @@ def _cell(row: Row, name: str, column: Column, text: str, is_bold: bool) -> str:
     share = f' style="--share: {100 * min(max(mean, 0), 1):.0f}%"' if column.factor == 100 else ""
     return (
         f'<td data-value="{column.factor * mean:.6g}"{_group(name)}>'
-        f'<button type="button" class="cell" popovertarget="{_runs_id(row)}"{share}>'
+        f'<button type="button" class="cell" popovertarget="{escape(_runs_id(row))}"{share}>'
         f"{shown}</button></td>"
     )
 

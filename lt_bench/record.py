@@ -361,8 +361,9 @@ def _disagreements(record: Record) -> list[str]:
     ]
     problems = [f"{place}: {problem}" for is_wrong, place, problem in found if is_wrong]
     for name, history in record.class_history.items():
-        if len(history.epochs) != len(history.values):
-            problems.append(f"class_history.{name}: epochs and values differ in length")
+        lengths = {len(values) for values in history.values}
+        if len(history.epochs) != len(history.values) or len(lengths) != 1:
+            problems.append(f"class_history.{name}: not a line of values for each epoch")
     for split, result in (("test", record.test), ("val", record.val)):
         if result and not problems:
             problems += _split_disagreements(split, result, data)

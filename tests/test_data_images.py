@@ -266,6 +266,13 @@ def test_a_transparent_colour_becomes_white(tmp_path):
     assert found[:, -10:].min() > 245
 
 
+def test_pixels_that_are_floats_are_refused(tmp_path):
+    """0 to 1, or 0 to 255? One of the two would be black."""
+    Image.fromarray(np.full((40, 40), 0.5, np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match="floats of an unknown range; save it with 8 bits"):
+        seen(tmp_path / "a.tif", size=32)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_damaged_note_of_the_camera_is_said(tmp_path):
     """Of which Pillow's reader makes a TypeError."""

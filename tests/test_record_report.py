@@ -131,7 +131,7 @@ BROKEN = {
     "test.nll": (None, "record.test.nll: expected float, got None"),
     "history.1.epoch": (5, "history: has gaps"),
     "history.0.terms": ({"loss": "high"}, "record.history[0].terms.loss: expected float"),
-    "class_history.class_weight.epochs": ([1], "class_weight: epochs and values differ in length"),
+    "class_history.class_weight.epochs": ([1], "class_weight: not a line of values for each epoch"),
 }
 
 

@@ -296,6 +296,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
+    if image.mode == "F":
+        raise ValueError("its pixels are floats of an unknown range; save it with 8 bits")
     if image.mode == "I" or image.mode.startswith("I;16"):
         high = (np.asarray(image) >> 8).clip(0, 255)
         return Image.fromarray(high.astype(np.uint8)).convert("RGB")
