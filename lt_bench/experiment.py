@@ -302,7 +302,8 @@ def _combinations(config: RunConfig) -> Iterator[str]:
     for place, (head, objective) in pairs.items():
         needed = LOSSES[objective.loss.name].needs_head
         if needed not in (None, head.name):
-            yield f"{place}: {head.name!r} does not fit {objective.loss.name!r}; write {needed!r}"
+            loss = objective.loss.name
+            yield f'{place}: {head.name!r} does not fit {loss!r}; write {place} = "{needed}"'
     optim = config.optim
     if optim.nesterov and not optim.momentum:
         yield "optim.nesterov: has no effect without momentum; write false, or a momentum above 0"
