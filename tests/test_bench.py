@@ -21,6 +21,7 @@ from lt_bench.runtime import Runtime, usable_cores
 WHERE = Runtime(torch.device("cpu"), "bf16")
 SMALL = {
     "step": {"rounds": 2, "steps": 1, "depth": 8},
+    "augment": {"rounds": 2, "batches": 1},
     "input": {"rounds": 1, "images": 3, "batches": 1},
     "losses": {"rounds": 1, "shapes": ((8, 20), (8, 1000))},
     "eval": {"rounds": 2, "images": 200, "depth": 8},
@@ -39,6 +40,7 @@ ROWS = {
         ("forward + backward of an epoch, fp32", "share"),
         ("optimiser step", "speedup"),
     ],
+    "augment": [("crop, flip, normalise 128 images", "speedup")],
     "input": [
         ("500x375 JPEG from files", "rate"),
         ("500x375 JPEG from jpeg pack", "rate"),
@@ -232,9 +234,9 @@ def test_the_verb_runs_all_or_the_named_and_refuses_others(quick, tmp_path, caps
     written = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
     assert list(written["benchmarks"]) == list(BENCHMARKS)
     capsys.readouterr()
-    assert cli.main(["bench", "eval", "--precision", "fp32"]) == 0
+    assert cli.main(["bench", "augment", "--precision", "fp32"]) == 0
     out = capsys.readouterr().out
-    assert "eval: as eval does" in out
+    assert "augment: as augment does" in out
     assert "step:" not in out
     assert cli.main(["bench", "stp"]) == 2
     error = capsys.readouterr().err

@@ -14,7 +14,7 @@ from lt_bench.bench.inputs import inputs
 from lt_bench.bench.measure import Result, table
 from lt_bench.bench.memory import memory
 from lt_bench.bench.startup import startup
-from lt_bench.bench.training import evaluation, step
+from lt_bench.bench.training import augment, evaluation, step
 from lt_bench.errors import ConfigError
 from lt_bench.files import write_text_whole
 from lt_bench.record import environment
@@ -77,6 +77,7 @@ def _in_words(found: Mapping[str, Any]) -> list[str]:
 
 BENCHMARKS: Mapping[str, Benchmark] = {
     "step": step,
+    "augment": augment,
     "input": inputs,
     "losses": losses,
     "eval": evaluation,

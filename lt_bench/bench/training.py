@@ -97,6 +97,20 @@ def step(where: Runtime, *, rounds: int = 8, steps: int = 8, depth: int = 32) ->
     )
 
 
+def augment(where: Runtime, *, rounds: int = 15, batches: int = 8) -> Result:
+    """Crop, flip and normalisation of a batch, on one thread where it is the CPU's."""
+    seconds = augmentation(where, rounds, batches)
+    row = Row.of(
+        f"crop, flip, normalise {OPTIM.batch_size} images",
+        "speedup",
+        seconds["ours"],
+        conventional=seconds["conventional"],
+        goal=12.0,
+    )
+    setting = "uint8 32x32 to float batches; conventional: Pillow and torchvision, in the process"
+    return Result(setting, [row])
+
+
 def augmentation(where: Runtime, rounds: int, batches: int) -> dict[str, list[float]]:
     """Seconds of an augmented batch, ours and conventional."""
     size = OPTIM.batch_size
