@@ -1,6 +1,7 @@
 """Ours beside published: the rows of results/published.csv that compare with a run of ours."""
 
 import csv
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,15 +69,17 @@ def read_published(results: Path) -> list[Published]:
     path = results / "published.csv"
     if not path.exists():
         return []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: {error}; restore the file") from error
     found = []
-    # what is no UTF-8 is seen as damage where it stands
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        for number, line in enumerate(csv.DictReader(file), start=2):
-            try:
-                factor, top1 = float(line.pop("imbalance_factor")), float(line.pop("top1_percent"))
-                found.append(Published(imbalance_factor=factor, top1_percent=top1, **line))
-            except (KeyError, TypeError, ValueError) as error:
-                raise DataError(f"{path}, line {number}: {error}; restore the file") from error
+    for number, line in enumerate(csv.DictReader(io.StringIO(text)), start=2):
+        try:
+            factor, top1 = float(line.pop("imbalance_factor")), float(line.pop("top1_percent"))
+            found.append(Published(imbalance_factor=factor, top1_percent=top1, **line))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}, line {number}: {error}; restore the file") from error
     return found
 
 

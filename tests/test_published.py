@@ -137,3 +137,13 @@ def test_a_damaged_line_is_named(results):
     path.write_text(path.read_text().replace("40.66", "forty"))
     with pytest.raises(DataError, match=r"published.csv, line \d+: could not convert"):
         read_published(results)
+
+
+def test_a_file_that_is_not_utf8_is_said(tmp_path):
+    path = tmp_path / "published.csv"
+    path.write_bytes(b"method,source\nce,M\xfcller\n")
+    with pytest.raises(DataError) as caught:
+        read_published(tmp_path)
+    (said,) = caught.value.problems
+    assert said.startswith(f"{path}: 'utf-8' codec can't decode byte 0xfc")
+    assert said.endswith("; restore the file")
