@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lt_bench import metrics
-from lt_bench.config import ROOT, RunConfig, in_folder, key_of, load, names, read_toml, with_seed
+from lt_bench.config import ROOT, RunConfig, in_folder, load, names, read_toml, with_seed
 from lt_bench.errors import ConfigError
 from lt_bench.files import write_text_whole
 from lt_bench.metrics import FloatArray
@@ -46,20 +46,8 @@ def table_config(name: str) -> TableConfig:
     _, tree = read_toml("table", name, ROOT / "configs" / "tables")
     reader = Reader({"report": REPORTS})
     settings = reader.settings(TableConfig, tree, place="")
-    problems = reader.problems + [
-        f"{place}: {o!r} has no effect; write it in seeds"
-        for place in ("overrides", "vary")
-        for o in settings.get(place) or ()
-        if key_of(o) == "seed"
-    ]
-    also = [spec.name for spec in settings.get("also") or ()]
-    problems += [
-        f"also: {name!r} is listed twice; list it once"
-        for name, times in Counter(also).items()
-        if times > 1
-    ]
-    if problems:
-        raise ConfigError(f"table {Path(name).stem}: {problem}" for problem in problems)
+    if reader.problems:
+        raise ConfigError(f"table {Path(name).stem}: {problem}" for problem in reader.problems)
     return TableConfig(**settings)
 
 
@@ -97,9 +85,9 @@ def fill(name: str, records: Sequence[Record], also: Spec | None = None) -> Fill
         name: COLUMNS.get(name, Column(name.replace("_", " "), factor=100))
         for name in (first.scores[0] if first else ())
     }
-    # the report whose differences also get an interval over test images
-    is_linear = report == "shots"
-    weights = functools.partial(shot_weights, **config.report.options) if is_linear else None
+    weights = None  # but for scores that are means over classes, which can be resampled
+    if report == "shots":
+        weights = functools.partial(shot_weights, **config.report.options)
     table = Path(name).stem
     return Filled(
         name=f"{table}-{also.name}" if also else table,

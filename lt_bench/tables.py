@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 
-from lt_bench.config import SEEDS, RunConfig, gather
+from lt_bench.config import SEEDS, RunConfig, gather, key_of
 from lt_bench.intervals import (
     Difference,
     percentile_interval,
@@ -90,15 +90,25 @@ PARTS_IN_PROSE = {
 
 @dataclass(frozen=True)
 class _Listed:
-    """A list of names or numbers that holds something, and nothing twice."""
+    """A list that holds something, and nothing twice by the name it goes by."""
+
+    name_of: Callable[[Any], object] = lambda item: item
 
     def problem(self, value: tuple[Any, ...]) -> str | None:
         if not value:
             return "is empty; list at least one"
         if paths := [item for item in value if str(item).endswith(".toml")]:
             return f"{paths[0]!r} is a path; a table lists files of configs/ by name"
-        twice = [item for item, times in Counter(value).items() if times > 1]
+        twice = [item for item, times in Counter(map(self.name_of, value)).items() if times > 1]
         return f"{twice[0]!r} is listed twice; list it once" if twice else None
+
+
+class _Overrides:
+    """Settings of all runs of a table, which has its seeds elsewhere."""
+
+    def problem(self, value: tuple[str, ...]) -> str | None:
+        seeds = [override for override in value if key_of(override) == "seed"]
+        return f"{seeds[0]!r} has no effect; write it in seeds" if seeds else None
 
 
 @dataclass(frozen=True)
@@ -113,10 +123,12 @@ class TableConfig:
     recipes: Annotated[tuple[str, ...], _Listed()]
     methods: Annotated[tuple[str, ...], _Listed()]
     seeds: Annotated[tuple[Annotated[int, SEEDS], ...], _Listed()]
-    overrides: tuple[str, ...] = ()
-    vary: Annotated[tuple[str, ...], _Listed()] = ()
+    overrides: Annotated[tuple[str, ...], _Overrides()] = ()
+    vary: Annotated[tuple[str, ...], _Listed(), _Overrides()] = ()
     report: Annotated[Spec, Part("report")] = Spec("shots")
-    also: tuple[Annotated[Spec, Part("report")], ...] = ()
+    also: Annotated[
+        tuple[Annotated[Spec, Part("report")], ...], _Listed(lambda report: report.name)
+    ] = ()
     note: str = ""
 
 
