@@ -5,7 +5,6 @@ float32 and contiguous, each step reads its loss and accuracies back, scores are
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import confusion_matrix, f1_score
+from timm.utils import AverageMeter, accuracy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
+from torchvision.datasets import ImageFolder
 
 from lt_bench.data.types import Split
 
@@ -38,22 +39,6 @@ class PilImages(Dataset[Item]):
         return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
 
 
-class PhotoFiles(Dataset[Item]):
-    """Photos of any size, opened one by one; what they show is no matter here."""
-
-    def __init__(self, files: Sequence[Path], transform: Callable[[Image.Image], Any]) -> None:
-        self.files = files
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Item:
-        with self.files[index].open("rb") as file:
-            image = Image.open(file).convert("RGB")
-        return self.transform(image), 0
-
-
 def photo_transform(size: int, mean: Sequence[float], std: Sequence[float]) -> Any:
     crop_and_flip = (transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip())
     return plain_transform(mean, std, *crop_and_flip)
@@ -68,18 +53,6 @@ def plain_transform(mean: Sequence[float], std: Sequence[float], *before: object
     return transforms.Compose([*before, transforms.ToTensor(), transforms.Normalize(mean, std)])
 
 
-class AverageMeter:
-    """The running mean of a value that is read at every step."""
-
-    def __init__(self) -> None:
-        self.sum, self.count, self.mean = 0.0, 0, 0.0
-
-    def update(self, value: float, count: int) -> None:
-        self.sum += value * count
-        self.count += count
-        self.mean = self.sum / self.count
-
-
 class Meters:
     """The loss and both accuracies, each read back at every step."""
 
@@ -87,16 +60,9 @@ class Meters:
         self.loss, self.top1, self.top5 = AverageMeter(), AverageMeter(), AverageMeter()
 
     def update(self, loss: Tensor, logits: Tensor, target: Tensor) -> None:
-        first, fifth = topk_percent(logits, target, (1, 5))
+        first, fifth = accuracy(logits.detach(), target, topk=(1, 5))
         for meter, value in ((self.loss, loss), (self.top1, first), (self.top5, fifth)):
             meter.update(value.item(), len(target))
-
-
-def topk_percent(logits: Tensor, target: Tensor, ks: Sequence[int]) -> list[Tensor]:
-    with torch.no_grad():
-        ranked = logits.topk(max(ks), dim=1).indices.t()
-        is_right = ranked.eq(target.view(1, -1).expand_as(ranked))
-        return [is_right[:k].reshape(-1).float().sum() * (100 / len(target)) for k in ks]
 
 
 def train_epoch(
@@ -116,7 +82,7 @@ def train_epoch(
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    return meters.loss.mean
+    return float(meters.loss.avg)
 
 
 def evaluate(
@@ -166,7 +132,7 @@ def scores(
 
 
 def loader(
-    dataset: PilImages | PhotoFiles,
+    dataset: PilImages | ImageFolder,
     *,
     batch_size: int,
     device: torch.device,

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from lt_bench.bench import conventional
 from lt_bench.bench.measure import Result, Row, one_thread, pass_through, side_by_side
@@ -36,7 +37,7 @@ def inputs(where: Runtime, *, rounds: int = 7, images: int = 128, batches: int =
         sources = {"files": data.files["train"]}
         for form in PACKS if has_packs else ():
             sources[f"{form} pack"] = _packed(data, Path(name), form)
-        contenders = {"conventional": _conventional(sources["files"], where)}
+        contenders = {"conventional": _conventional(Path(name) / "train", where)}
         for source, split in sources.items():
             contenders[source] = _ours(split, where)
             if source != "uint8 pack":
@@ -83,8 +84,11 @@ def inputs(where: Runtime, *, rounds: int = 7, images: int = 128, batches: int =
 def photos(folder: Path, num_images: int) -> LongTailData:
     """JPEG files with the size in bytes of ImageNet's: soft shapes with a little texture."""
     drawn = np.random.default_rng(0)
-    paths = [f"{i}.jpg" for i in range(num_images + 1)]
-    for path in paths:
+    (folder / "train/any").mkdir(parents=True)
+    (folder / "test/any").mkdir(parents=True)
+    train = [f"train/any/{i}.jpg" for i in range(num_images)]
+    test = ["test/any/0.jpg"]
+    for path in train + test:
         shapes, texture = (
             Image.fromarray(drawn.integers(0, 256, shape, dtype=np.uint8)).resize(
                 (WIDTH, HEIGHT), Image.Resampling.BICUBIC
@@ -98,9 +102,9 @@ def photos(folder: Path, num_images: int) -> LongTailData:
 
     return LongTailData(
         name="photos",
-        train=split(paths[1:]),
+        train=split(train),
         val=None,
-        test=split(paths[:1]),
+        test=split(test),
         class_names=("any",),
         class_counts=(num_images,),
         identity={},
@@ -135,9 +139,8 @@ def _decoded(split: ImageFiles) -> Callable[[], object]:
     return lambda: pass_through(split.reader.open(i).pixels() for i in range(len(split)))
 
 
-def _conventional(split: ImageFiles, where: Runtime) -> Callable[[], object]:
-    files = [Path(split.reader.name(i)) for i in range(len(split))]
-    images = conventional.PhotoFiles(files, conventional.photo_transform(split.size, MEAN, STD))
+def _conventional(folder: Path, where: Runtime) -> Callable[[], object]:
+    images = ImageFolder(folder, conventional.photo_transform(ImageFiles.size, MEAN, STD))
     loader = conventional.loader(
         images, batch_size=BATCH, device=where.device, num_drawn=len(images)
     )
