@@ -83,7 +83,7 @@ def test_a_benchmark_measures_its_rows(name):
     assert torch.get_num_threads() == threads
     assert [(row.what, row.kind) for row in result.rows] == ROWS[name]
     for row in result.rows:
-        for spread in (row.ours, row.conventional, row.limit, row.ratio):
+        for spread in row.spreads.values():
             assert spread is None or 0 < spread.min <= spread.median <= spread.max < math.inf
         assert (row.ratio is None) == (row.kind == "value")
         assert (row.is_met is None) == (row.goal is None)
@@ -100,8 +100,9 @@ def test_ratios_are_taken_round_by_round_and_in_the_direction_of_their_kind():
     ours, conventional, limit = [1.0, 2.0, 4.0], [4.0, 4.0, 4.0], [0.5, 1.5, 4.0]
 
     def ratio(kind, **goal):
-        row = Row.of("", kind, ours, conventional=conventional, limit=limit, **goal)
-        return row.ratio and (row.ratio.median, row.ratio.min, row.ratio.max), row.is_met
+        row = Row("", kind, ours, conventional=conventional, limit=limit, **goal)
+        ratio = row.spreads["ratio"]
+        return ratio and (ratio.median, ratio.min, ratio.max), row.is_met
 
     assert ratio("speedup", goal=2.0) == ((2.0, 1.0, 4.0), True)
     assert ratio("speedup", goal=2.1) == ((2.0, 1.0, 4.0), False)
@@ -132,11 +133,11 @@ def test_short_calls_are_repeated_within_a_round():
 
 def test_the_table_shows_each_side_in_a_unit_that_fits():
     rows = [
-        Row.of("step", "speedup", [0.5, 0.4, 0.6], conventional=[1.0, 1.0, 1.5], goal=2.0),
-        Row.of("share", "share", [2.0], limit=[1.96], goal=0.98),
-        Row.of("loss", "cost", [3e-5], conventional=[1e-5], goal=2.4),
-        Row.of("help", "value", [0.75], goal=0.5),
-        Row.of("read", "rate", [1200.0], conventional=[600.0], unit="images/s"),
+        Row("step", "speedup", [0.5, 0.4, 0.6], conventional=[1.0, 1.0, 1.5], goal=2.0),
+        Row("share", "share", [2.0], limit=[1.96], goal=0.98),
+        Row("loss", "cost", [3e-5], conventional=[1e-5], goal=2.4),
+        Row("help", "value", [0.75], goal=0.5),
+        Row("read", "rate", [1200.0], conventional=[600.0], unit="images/s"),
     ]
     head, _, *lines = table(rows)
     assert head.split() == ["ours", "conventional", "limit", "ratio", "goal"]
@@ -192,7 +193,7 @@ def test_the_conventional_loop_learns():
 @pytest.fixture
 def quick(monkeypatch):
     """Benchmarks that are there at once."""
-    row = Row.of("row", "speedup", [1.0], conventional=[3.0], goal=2.0)
+    row = Row("row", "speedup", [1.0], conventional=[3.0], goal=2.0)
     for name in BENCHMARKS:
         monkeypatch.setitem(BENCHMARKS, name, lambda where, n=name: Result(f"as {n} does", [row]))
 

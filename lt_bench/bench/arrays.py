@@ -56,7 +56,7 @@ def losses(
                 device=where.device,
                 least_seconds=0.02,
             )
-            row = Row.of(
+            row = Row(
                 f"{name} ({num_samples}, {num_classes})",
                 "cost",
                 taken["ours"],
@@ -92,7 +92,7 @@ def metrics(
         },
         rounds=rounds,
     )
-    row = Row.of(
+    row = Row(
         "logits to scores", "speedup", taken["ours"], conventional=taken["conventional"], goal=25.0
     )
     return Result(

@@ -50,7 +50,7 @@ def inputs(where: Runtime, *, rounds: int = 7, images: int = 128, batches: int =
         for side, series in augmentation(where, rounds, batches).items()
     }
     rows = [
-        Row.of(
+        Row(
             f"{WIDTH}x{HEIGHT} JPEG from {source}",
             "rate",
             rate[source],
@@ -62,7 +62,7 @@ def inputs(where: Runtime, *, rounds: int = 7, images: int = 128, batches: int =
         for source in sources
     ]
     rows.append(
-        Row.of(
+        Row(
             "32x32 kept on the device",
             "rate",
             small["ours"],

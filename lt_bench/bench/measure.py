@@ -29,7 +29,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison; `ratio` is of the two sides of each round, which shared the machine's mood.
+    """One comparison, with what was measured in each round.
 
     `kind` says what the ratio is and which way the goal lies: "speedup" conventional / ours in
     seconds and "rate" ours / conventional in images per second, at least; "cost" ours /
@@ -38,57 +38,44 @@ class Row:
 
     what: str
     kind: Kind
-    ours: Spread
-    conventional: Spread | None = None
-    limit: Spread | None = None
-    ratio: Spread | None = None
+    ours: Sequence[float]
+    conventional: Sequence[float] | None = None
+    limit: Sequence[float] | None = None
     goal: float | None = None
     unit: Unit = "s"
 
-    @classmethod
-    def of(
-        cls,
-        what: str,
-        kind: Kind,
-        ours: Sequence[float],
-        *,
-        conventional: Sequence[float] | None = None,
-        limit: Sequence[float] | None = None,
-        goal: float | None = None,
-        unit: Unit = "s",
-    ) -> "Row":
-        """A row from what was measured in each round."""
+    @property
+    def ratio(self) -> list[float] | None:
+        """Of the two sides of each round, which shared the machine's mood."""
         above, below = {
-            "speedup": (conventional, ours),
-            "rate": (ours, conventional),
-            "cost": (ours, conventional),
-            "share": (limit, ours),
+            "speedup": (self.conventional, self.ours),
+            "rate": (self.ours, self.conventional),
+            "cost": (self.ours, self.conventional),
+            "share": (self.limit, self.ours),
             "value": (None, None),
-        }[kind]
-        ratio = None
-        if above is not None and below is not None:
-            ratio = Spread.of([a / b for a, b in zip(above, below, strict=True)])
-        return cls(
-            what,
-            kind,
-            Spread.of(ours),
-            Spread.of(conventional) if conventional else None,
-            Spread.of(limit) if limit else None,
-            ratio,
-            goal,
-            unit,
-        )
+        }[self.kind]
+        if above is None or below is None:
+            return None
+        return [a / b for a, b in zip(above, below, strict=True)]
+
+    @property
+    def spreads(self) -> dict[str, Spread | None]:
+        sides = {"ours": self.ours, "conventional": self.conventional, "limit": self.limit}
+        series = {**sides, "ratio": self.ratio}
+        return {name: Spread.of(each) if each else None for name, each in series.items()}
 
     @property
     def is_met(self) -> bool | None:
         """Whether the median reaches the goal; None without one."""
         if self.goal is None:
             return None
-        reached = (self.ratio or self.ours).median
+        reached = statistics.median(self.ratio or self.ours)
         return reached <= self.goal if self.kind in ("cost", "value") else reached >= self.goal
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "is_met": self.is_met}
+        spreads = {name: spread and asdict(spread) for name, spread in self.spreads.items()}
+        said = {"goal": self.goal, "unit": self.unit, "is_met": self.is_met}
+        return {"what": self.what, "kind": self.kind, **spreads, **said}
 
 
 @dataclass(frozen=True)
@@ -159,8 +146,9 @@ def table(rows: Sequence[Row]) -> list[str]:
     """The rows in aligned columns: median (smallest..largest)."""
     cells = [["", "ours", "conventional", "limit", "ratio", "goal"]]
     for row in rows:
-        sides = [_in_unit(side, row.unit) for side in (row.ours, row.conventional, row.limit)]
-        cells.append([row.what, *sides, _ratio(row), _goal(row)])
+        *sides, ratio = row.spreads.values()
+        shown = [_in_unit(side, row.unit) for side in sides]
+        cells.append([row.what, *shown, _ratio(ratio, row.kind), _goal(row)])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
     return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
@@ -177,11 +165,11 @@ def _in_unit(spread: Spread | None, unit: Unit) -> str:
     return f"{values[0]} {name} ({values[1]}..{values[2]})"
 
 
-def _ratio(row: Row) -> str:
-    if row.ratio is None:
+def _ratio(ratio: Spread | None, kind: Kind) -> str:
+    if ratio is None:
         return ""
-    values = (row.ratio.median, row.ratio.min, row.ratio.max)
-    if row.kind == "share":
+    values = (ratio.median, ratio.min, ratio.max)
+    if kind == "share":
         said = [f"{100 * value:.1f}" for value in values]
         return f"{said[0]} % ({said[1]}..{said[2]})"
     said = [f"{value:.2f}" for value in values]

@@ -63,7 +63,7 @@ def memory(where: Runtime, *, cifar: Sequence[str] = (), jpeg: Sequence[str] = (
             if record.peak_memory_bytes is not None:
                 found[f"{kind} run, on the GPU"] = record.peak_memory_bytes / MIB
     rows = [
-        Row.of(what, "value", [peak], limit=[limit] if "GPU" not in what else None, unit="MiB")
+        Row(what, "value", [peak], limit=[limit] if "GPU" not in what else None, unit="MiB")
         for what, peak in found.items()
     ]
     return Result(

@@ -30,9 +30,9 @@ def startup(where: Runtime, *, rounds: int = 7) -> Result:
     return Result(
         "processes started anew; limit: Python alone",
         [
-            Row.of("run.py --help", "value", taken["help"], limit=taken["python"], goal=0.5),
-            Row.of("run.py report, no records", "value", taken["report"], limit=taken["python"]),
-            Row.of(
+            Row("run.py --help", "value", taken["help"], limit=taken["python"], goal=0.5),
+            Row("run.py report, no records", "value", taken["report"], limit=taken["python"]),
+            Row(
                 "import lt_bench.experiment beside import torch",
                 "cost",
                 taken["import ours"],

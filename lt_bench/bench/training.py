@@ -68,7 +68,7 @@ def step(where: Runtime, *, rounds: int = 8, steps: int = 8, depth: int = 32) ->
         ours, limit = seconds[name], seconds[f"limit {name}"]
         goal = 1.2 if name == "fp32" else 2.0
         rows += [
-            Row.of(
+            Row(
                 f"epoch, {name}",
                 "speedup",
                 ours,
@@ -76,7 +76,7 @@ def step(where: Runtime, *, rounds: int = 8, steps: int = 8, depth: int = 32) ->
                 limit=limit,
                 goal=goal if is_cpu else 8.0 if name != "fp32" else None,
             ),
-            Row.of(
+            Row(
                 f"forward + backward of an epoch, {name}",
                 "share",
                 ours,
@@ -87,7 +87,7 @@ def step(where: Runtime, *, rounds: int = 8, steps: int = 8, depth: int = 32) ->
     if where.compiled:
         ours, theirs = seconds[compiled], seconds["conventional"]
         goal = 2.0 if is_cpu else 8.0
-        rows.append(Row.of(f"epoch, {compiled}", "speedup", ours, conventional=theirs, goal=goal))
+        rows.append(Row(f"epoch, {compiled}", "speedup", ours, conventional=theirs, goal=goal))
     rows.append(_optimizer_step(where, rounds, depth))
     return Result(
         f"CIFAR-100-LT in shape, {len(split):,} images, ResNet-{depth}, batch {OPTIM.batch_size}, "
@@ -100,7 +100,7 @@ def step(where: Runtime, *, rounds: int = 8, steps: int = 8, depth: int = 32) ->
 def augment(where: Runtime, *, rounds: int = 15, batches: int = 8) -> Result:
     """Crop, flip and normalisation of a batch, on one thread where it is the CPU's."""
     seconds = augmentation(where, rounds, batches)
-    row = Row.of(
+    row = Row(
         f"crop, flip, normalise {OPTIM.batch_size} images",
         "speedup",
         seconds["ours"],
@@ -162,7 +162,7 @@ def evaluation(where: Runtime, *, rounds: int = 6, images: int = 2_000, depth: i
     for setting in settings:
         name = setting.precision
         rows += [
-            Row.of(
+            Row(
                 f"test pass, {name}",
                 "speedup",
                 seconds[name],
@@ -170,7 +170,7 @@ def evaluation(where: Runtime, *, rounds: int = 6, images: int = 2_000, depth: i
                 limit=seconds[f"folded {name}"],
                 goal=2.3 if setting is settings[0] else None,
             ),
-            Row.of(
+            Row(
                 f"folded batch norm, {name}",
                 "speedup",
                 seconds[f"folded {name}"],
@@ -246,7 +246,7 @@ def _optimizer_step(where: Runtime, rounds: int, depth: int) -> Row:
     taken = side_by_side(
         {"ours": fused.step, "conventional": plain.step}, rounds=rounds, device=where.device
     )
-    return Row.of(
+    return Row(
         "optimiser step", "speedup", taken["ours"], conventional=taken["conventional"], goal=1.0
     )
 
