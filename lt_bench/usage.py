@@ -4,6 +4,7 @@ Energy is read from counters of the hardware, which count whatever else it does 
 an NVIDIA GPU (extra `energy`), RAPL's of the CPU packages on Linux where they may be read.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -51,12 +52,8 @@ class Usage:
             self._joules()
 
     def go_on_from(self, earlier: Mapping[str, Any]) -> None:
-        """Count what `as_dict` gave of the parts of the run before this one as well.
-
-        Raises:
-            KeyError: `earlier` is not that.
-        """
-        self.earlier = {name: earlier[name] for name in JOIN}
+        """Count what `as_dict` gave of the parts of the run before this one as well."""
+        self.earlier = earlier
 
     def as_dict(self) -> dict[str, Any]:
         """So far, by the names of the record's fields; None for what is not counted here.
@@ -117,17 +114,14 @@ def _rapl() -> Iterator[Counter]:
         with suppress(OSError):
             if (folder / "name").read_text(encoding="ascii").startswith("package"):
                 full = float((folder / "max_energy_range_uj").read_text(encoding="ascii")) / 1e6
-                yield Counter(_file_reader(folder / "energy_uj"), full)
+                yield Counter(functools.partial(_joules_in, folder / "energy_uj"), full)
 
 
-def _file_reader(path: Path) -> Callable[[], float]:
-    def read() -> float:
-        try:
-            return float(path.read_text(encoding="ascii")) / 1e6
-        except OSError:
-            return math.nan
-
-    return read
+def _joules_in(path: Path) -> float:
+    try:
+        return float(path.read_text(encoding="ascii")) / 1e6
+    except OSError:
+        return math.nan
 
 
 def _nvml(device: torch.device) -> Iterator[Counter]:
