@@ -59,17 +59,16 @@ def machine(where: Runtime) -> dict[str, Any]:
         **environment(where.describe(), where.precision),
         "usable_cores": usable_cores(),
         "threads": torch.get_num_threads(),
-        "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "load": list(os.getloadavg()),
     }
 
 
 def _in_words(found: Mapping[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
-    load = f", load {found['load'][0]:.1f}" if found["load"] else ""
     return [
         f"{found['device']}, precision {found['precision']}",
         f"{found['cpu']}, {found['usable_cores']} of {found['cores']} cores usable, "
-        f"{found['threads']} threads{load}",
+        f"{found['threads']} threads, load {found['load'][0]:.1f}",
         f"python {platform.python_version()}, {versions}",
         "median (smallest..largest) of interleaved rounds",
     ]
