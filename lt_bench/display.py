@@ -4,8 +4,8 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from lt_bench.config import RunConfig
@@ -13,26 +13,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Display:
+class Display(ExitStack):
     """A bar over the epochs of all runs on a terminal, a line per epoch elsewhere."""
 
     def __init__(self, configs: "Sequence[RunConfig]") -> None:
         from tqdm import tqdm
         from tqdm.contrib.logging import logging_redirect_tqdm
 
+        super().__init__()
         is_shown = sys.stderr.isatty() and is_first_rank()
         epochs = sum(config.optim.epochs for config in configs)
-        self.bar = tqdm(total=epochs, unit="epoch", leave=False, disable=not is_shown)
-        self.above_the_bar = logging_redirect_tqdm() if is_shown else nullcontext()
+        bar = tqdm(total=epochs, unit="epoch", leave=False, disable=not is_shown)
+        self.bar = self.enter_context(bar)
+        if is_shown:
+            self.enter_context(logging_redirect_tqdm())  # above the bar
         self.at_work: dict[str, tuple[int, str]] = {}  # epochs done, and in words
-
-    def __enter__(self) -> Self:
-        self.above_the_bar.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.bar.close()
-        self.above_the_bar.__exit__(*error)
 
     def begin(self, config: "RunConfig") -> None:
         self._show(config, 0, "")
