@@ -34,7 +34,7 @@ from lt_bench.render import (
     version,
 )
 from lt_bench.report import Results, beside_published
-from lt_bench.tables import HEADLINE, NO_VALUE, Column, Filled, Row, dataset_name
+from lt_bench.tables import HEADLINE, Column, Filled, Row, dataset_name
 
 GROUPS = (*SHOT_GROUPS, HEADLINE)
 IMAGE = re.compile(r'src="data:image/webp;base64,[^"]*"')
@@ -257,10 +257,7 @@ def _runs_of(table: Filled, row: Row, results: Path) -> str:
     command = in_folder(f"{command} --seeds {seeds} --again", results)
     lines = []
     for record, scores in zip(row.records, row.scores, strict=True):
-        cells = [
-            NO_VALUE if (value := scores[name]) is None else column.printed(value)
-            for name, column in table.columns.items()
-        ]
+        cells = [column.printed(scores[name]) for name, column in table.columns.items()]
         link = f'<a href="runs/{escape(record.run_id)}/record.json">seed {record.seed}</a>'
         machine = [version(record), str(record.environment.get("precision"))]
         shown = _joined("<td>{}</td>", [*cells, *machine])

@@ -142,10 +142,8 @@ def facts_of_runs(rows: Sequence[Row]) -> str:
 
 def score(row: Row, name: str, column: Column) -> str:
     """A cell: mean ± standard deviation over seeds; of one seed, its value."""
-    mean, sd = row.mean(name), row.sd(name)
-    if mean is None:
-        return NO_VALUE
-    return column.printed(mean) if sd is None else f"{column.printed(mean)} ± {column.printed(sd)}"
+    mean, sd = column.printed(row.mean(name)), row.sd(name)
+    return mean if sd is None else f"{mean} ± {column.printed(sd)}"
 
 
 def score_grid(columns: Mapping[str, Column], rows: Sequence[Row]) -> Grid:
@@ -291,11 +289,11 @@ def across_grid(table: Filled) -> Grid | None:
     lines = []
     for name, found in by_name.items():
         means = [row.mean(HEADLINE) if (row := found.get(key)) else None for key in table.rows]
-        cells = [NO_VALUE if mean is None else column.printed(mean) for mean in means]
+        cells = [column.printed(mean) for mean in means]
         cells.append(f"{place[name]:.1f}" if name in place else NO_VALUE)
         if varied:
             spreads = _sd_of_seeds(found), _sd_of_sections(found)
-            cells += [NO_VALUE if sd is None else column.printed(sd) for sd in spreads]
+            cells += [column.printed(sd) for sd in spreads]
         lines.append([name, *cells])
     about = (
         f"Score {column.header} of each section, and the mean of its ranks there (1 is best) "

@@ -142,8 +142,8 @@ class Column:
     best: Callable[[Sequence[float]], float] | None = max
     about: str = ""
 
-    def printed(self, value: float) -> str:
-        return f"{self.factor * value:,.{self.decimals}f}"
+    def printed(self, value: float | None) -> str:
+        return NO_VALUE if value is None else f"{self.factor * value:,.{self.decimals}f}"
 
 
 @dataclass(frozen=True)
@@ -359,7 +359,7 @@ def is_bold(rows: Sequence[Row], name: str, column: Column) -> list[bool]:
     if column.best is None or len({column.printed(mean) for mean in known}) < 2:
         return [False] * len(rows)
     best = column.printed(column.best(known))
-    is_best = [mean is not None and column.printed(mean) == best for mean in means]
+    is_best = [column.printed(mean) == best for mean in means]
     gaps = [row.differences.get(name) for row in rows]
     kinds = {kind for gap in gaps if gap for kind in gap.over}
     if any(len(row.records) > 1 for row in rows):
