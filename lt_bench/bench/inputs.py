@@ -2,7 +2,6 @@
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,9 +14,9 @@ from lt_bench.bench import conventional
 from lt_bench.bench.measure import Result, Row, one_thread, pass_through, side_by_side
 from lt_bench.bench.training import MEAN, OPTIM, STD, augmentation
 from lt_bench.data.file_loading import FileLoader
-from lt_bench.data.images import FolderReader
-from lt_bench.data.pack import Format, PackReader, write_pack
-from lt_bench.data.types import ImageFiles, LongTailData
+from lt_bench.data.folder import folder
+from lt_bench.data.pack import Format, pack_path, write_pack
+from lt_bench.data.types import ImageFiles
 from lt_bench.runtime import Runtime
 from lt_bench.schema import Spec
 
@@ -33,11 +32,14 @@ def inputs(where: Runtime, *, rounds: int = 7, images: int = 128, batches: int =
     """Images per second of one core, from where they lie to normalised batches on the device."""
     has_packs = importlib.util.find_spec("pyarrow") is not None
     with TemporaryDirectory() as name:
-        data = photos(Path(name), images)
+        root = Path(name)
+        _write_photos(root, images)
+        data = folder(root)
         sources = {"files": data.files["train"]}
         for form in PACKS if has_packs else ():
-            sources[f"{form} pack"] = _packed(data, Path(name), form)
-        contenders = {"conventional": _conventional(Path(name) / "train", where)}
+            write_pack(data, pack_path(root / form, "folder"), form=form, workers=1)
+            sources[f"{form} pack"] = folder(root, path=form, layout="pack").files["train"]
+        contenders = {"conventional": _conventional(root / "train", where)}
         for source, split in sources.items():
             contenders[source] = _ours(split, where)
             if source != "uint8 pack":
@@ -81,45 +83,20 @@ def inputs(where: Runtime, *, rounds: int = 7, images: int = 128, batches: int =
     )
 
 
-def photos(folder: Path, num_images: int) -> LongTailData:
+def _write_photos(root: Path, num_images: int) -> None:
     """JPEG files with the size in bytes of ImageNet's: soft shapes with a little texture."""
     drawn = np.random.default_rng(0)
-    (folder / "train/any").mkdir(parents=True)
-    (folder / "test/any").mkdir(parents=True)
-    train = [f"train/any/{i}.jpg" for i in range(num_images)]
-    test = ["test/any/0.jpg"]
+    train = [root / f"train/{i % 2}/{i}.jpg" for i in range(num_images)]
+    test = [root / f"test/{label}/0.jpg" for label in range(2)]
     for path in train + test:
+        path.parent.mkdir(parents=True, exist_ok=True)
         shapes, texture = (
             Image.fromarray(drawn.integers(0, 256, shape, dtype=np.uint8)).resize(
                 (WIDTH, HEIGHT), Image.Resampling.BICUBIC
             )
             for shape in ((6, 8, 3), (HEIGHT // 2, WIDTH // 2, 3))
         )
-        Image.blend(shapes, texture, 0.2).save(folder / path, "JPEG", quality=QUALITY)
-
-    def split(own: list[str]) -> ImageFiles:
-        return ImageFiles(FolderReader(folder, own), own, torch.zeros(len(own), dtype=torch.int64))
-
-    return LongTailData(
-        name="photos",
-        train=split(train),
-        val=None,
-        test=split(test),
-        class_names=("any",),
-        class_counts=(num_images,),
-        identity={},
-        mean=MEAN,
-        std=STD,
-        source="made up",
-    )
-
-
-def _packed(data: LongTailData, folder: Path, form: Format) -> ImageFiles:
-    """The training images from a pack of this form."""
-    train = data.files["train"]
-    path = folder / f"{form}.pack"
-    write_pack(data, path, form=form, workers=1)
-    return replace(train, reader=PackReader(path, range(len(train))))
+        Image.blend(shapes, texture, 0.2).save(path, "JPEG", quality=QUALITY)
 
 
 def _ours(split: ImageFiles, where: Runtime) -> Callable[[], object]:
@@ -139,8 +116,8 @@ def _decoded(split: ImageFiles) -> Callable[[], object]:
     return lambda: pass_through(split.reader.open(i).pixels() for i in range(len(split)))
 
 
-def _conventional(folder: Path, where: Runtime) -> Callable[[], object]:
-    images = ImageFolder(folder, conventional.photo_transform(ImageFiles.size, MEAN, STD))
+def _conventional(train: Path, where: Runtime) -> Callable[[], object]:
+    images = ImageFolder(train, conventional.photo_transform(ImageFiles.size, MEAN, STD))
     loader = conventional.loader(
         images, batch_size=BATCH, device=where.device, num_drawn=len(images)
     )
