@@ -61,7 +61,7 @@ def is_tail(
     rising_C = class_counts.sort().values
     last_of_equals_C = torch.searchsorted(rising_C, class_counts, right=True) - 1
     images_up_to_C = rising_C.cumsum(0)[last_of_equals_C]
-    return images_up_to_C <= ratio * class_counts.sum()
+    return images_up_to_C <= ratio * class_counts.sum().double() * (1 + 1e-12)
 
 
 def _sum_to_num_classes(weight_C: Tensor) -> Tensor:

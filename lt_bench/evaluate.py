@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lt_bench.data.loading import Loader
+from lt_bench.errors import RunError
 from lt_bench.methods import Method
 from lt_bench.metrics import SCORE_BINS, TOP_LABEL_BINS, Bins, Tally, bin_edges
 from lt_bench.models.folding import Foldable
@@ -18,7 +19,11 @@ from lt_bench.weighting import first_argmax
 
 @torch.no_grad()
 def evaluate(method: Method, loader: Loader, num_classes: int, where: Runtime) -> SplitResult:
-    """Predict every image of a split in list order with the method's one inference branch."""
+    """Predict every image of a split in list order with the method's one inference branch.
+
+    Raises:
+        RunError: the scores are not finite, ruined by the last step, whose loss nobody saw.
+    """
     method.eval()
     with folded_backbone(method):
         return _evaluate(method, loader, num_classes, where)
@@ -59,6 +64,8 @@ def _evaluate(method: Method, loader: Loader, num_classes: int, where: Runtime) 
         is_target_BC = target_B[:, None] == torch.arange(num_classes, device=where.device)
         score.add(probability_BC.flatten(), is_target_BC.flatten())
 
+    if not nll.isfinite():
+        raise RunError("the trained network gives scores that are not finite; lower optim.lr")
     labels_N, predicted_N = loader.labels, torch.cat(predicted)
     top5_C = torch.bincount(labels_N[torch.cat(in_top5)], minlength=num_classes)
     return SplitResult.of(

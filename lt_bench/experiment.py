@@ -19,7 +19,7 @@ from lt_bench.checkpoint import (
     not_usable,
     save_tensors,
 )
-from lt_bench.config import RunConfig, in_folder, load, with_seed
+from lt_bench.config import ObjectiveConfig, RunConfig, in_folder, load, with_seed
 from lt_bench.data.bad_images import without_unreadable
 from lt_bench.data.datasets import DATASETS
 from lt_bench.data.file_loading import FileLoader
@@ -78,6 +78,9 @@ TABLES: Mapping[str, Table] = {
 
 # Tags the stream of random numbers that initial weights come from; train.py has its own.
 INITIAL_WEIGHTS = 0
+
+# Parts that are only asked what they refuse are built for these.
+ANY_COUNTS = torch.tensor([2, 1])
 
 OnEpoch = Callable[[dict[str, Any]], None]
 
@@ -296,14 +299,9 @@ def _combinations(config: RunConfig) -> Iterator[str]:
         yield f"parent: {config.parent.overlay!r} has no effect on {name!r}; leave it out"
     if config.parent and method.keeps_head and config.head != config.parent.head:
         yield (f"head: {name!r} keeps its parent's head; write head = {config.parent.head.name!r}")
-    pairs = {"head": (config.head, config.objective)}
+    yield from _of_objective(config.objective, config.head, "")
     if given := config.representation:
-        pairs["representation.head"] = (given.head, given.objective)
-    for place, (head, objective) in pairs.items():
-        needed = LOSSES[objective.loss.name].needs_head
-        if needed not in (None, head.name):
-            loss = objective.loss.name
-            yield f'{place}: {head.name!r} does not fit {loss!r}; write {place} = "{needed}"'
+        yield from _of_objective(given.objective, given.head, "representation.")
     optim = config.optim
     if optim.nesterov and not optim.momentum:
         yield "optim.nesterov: has no effect without momentum; write false, or a momentum above 0"
@@ -318,6 +316,18 @@ def _combinations(config: RunConfig) -> Iterator[str]:
         yield f"method: {name!r} needs a [representation] table with an objective"
     if config.representation and not method.needs_representation:
         yield f'representation: has no effect on {name!r}; leave it out or write method = "sdn"'
+
+
+def _of_objective(objective: ObjectiveConfig, head: Spec, place: str) -> Iterator[str]:
+    """What an objective's parts refuse of their options, of one another and of the head."""
+    try:
+        needed = make_objective(objective, ANY_COUNTS, f"{place}objective").loss.needs_head
+    except ConfigError as error:
+        yield from error.problems
+        return
+    if needed not in (None, head.name):
+        loss = objective.loss.name
+        yield f'{place}head: {head.name!r} does not fit {loss!r}; write {place}head = "{needed}"'
 
 
 def _refuse_unfit(method: Method, name: str, data: LongTailData) -> None:

@@ -5,7 +5,8 @@ class weights and the division belong to `weighting.Objective`.
 """
 
 import math
-from typing import Annotated, Any, ClassVar, Literal, cast
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ class Loss(nn.Module):
     """
 
     per_rank = False
-    needs_head: ClassVar[str | None] = None
+    needs_head: str | None = None
 
     def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         raise NotImplementedError
@@ -557,7 +558,21 @@ class MaxPooled(Loss):
         return tau * ratio_B.clamp(max=1).pow(1 / self.p)
 
 
-class Sum(Loss):
+class Combined(Loss):
+    """A loss made of others: what any of them asks for, it asks for."""
+
+    def _follow(self, parts: Sequence[Loss]) -> None:
+        self.per_rank = any(part.per_rank for part in parts)
+        self.needs_head = next(filter(None, (part.needs_head for part in parts)), None)
+        biases = (part.initial_bias() for part in parts)
+        # the same for all classes, it changes nothing for a loss of the softmax
+        self.bias = next((bias for bias in biases if bias is not None), None)
+
+    def initial_bias(self) -> float | None:
+        return self.bias
+
+
+class Sum(Combined):
     """A weighted sum of losses; by default the compound loss of loss scheduling (Taubert et al.,
     2021), half dice and half cross-entropy. The first of them says what the probabilities are.
     """
@@ -579,7 +594,7 @@ class Sum(Loss):
             build("loss", part, LOSSES, class_counts, place=f"parts[{i}]")
             for i, part in enumerate(parts)
         )
-        self.per_rank = any(part.per_rank for part in self.parts)
+        self._follow([cast(Loss, part) for part in self.parts])
 
     def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         scaled = [
@@ -589,17 +604,10 @@ class Sum(Loss):
         return torch.stack(scaled).sum(0)
 
     def probabilities(self, logits_BC: Tensor) -> Tensor:
-        return self.lead.probabilities(logits_BC)
-
-    def initial_bias(self) -> float | None:
-        return self.lead.initial_bias()
-
-    @property
-    def lead(self) -> Loss:
-        return cast(Loss, self.parts[0])
+        return cast(Loss, self.parts[0]).probabilities(logits_BC)
 
 
-class Ramp(Loss):
+class Ramp(Combined):
     """Loss scheduling (Taubert et al., 2021, eq. 5 and 6): from one loss to another in training.
 
     Args:
@@ -632,7 +640,7 @@ class Ramp(Loss):
             )
         self.first: Loss = build("loss", first, LOSSES, class_counts, place="first")
         self.second: Loss = build("loss", second, LOSSES, class_counts, place="second")
-        self.per_rank = self.first.per_rank or self.second.per_rank
+        self._follow([self.first, self.second])
         self.shape = shape
         self.begin = begin
         self.end = end
@@ -654,9 +662,6 @@ class Ramp(Loss):
 
     def probabilities(self, logits_BC: Tensor) -> Tensor:
         return self.second.probabilities(logits_BC)
-
-    def initial_bias(self) -> float | None:
-        return self.second.initial_bias()
 
 
 class _KeptSoftmax(torch.autograd.Function):

@@ -108,9 +108,7 @@ def fit(
                 images, target = mix(images, target_B)
             with where.autocast():
                 loss, terms = forward(images, target, progress)
-            # of the steps of an epoch that are taken together, the last ones may be fewer
-            together = len(loader) - state.step + state.step % config.accumulate
-            (loss / min(config.accumulate, together)).backward()
+            (loss * _share(state.step, config.accumulate, loader)).backward()
             state.meter.add(loss, terms)
             if state.step % config.accumulate == 0 or state.step == len(loader):
                 state.update()
@@ -213,6 +211,18 @@ def _forward(
     if where.compiled:
         return compiled(method, where.device, loader.batch_size, adds_up=config.accumulate > 1)
     return where.over_ranks(method)
+
+
+def _share(step: int, accumulate: int, loader: Loader) -> float:
+    """The images of this step among those whose gradients are taken together.
+
+    At the end of an epoch both may be fewer.
+    """
+    total = len(loader.labels)
+    first = step - step % accumulate
+    starts = (step, step + 1, first, first + accumulate)
+    start, end, first_start, last_end = (min(s * loader.batch_size, total) for s in starts)
+    return (end - start) / (last_end - first_start)
 
 
 def _refuse_thin_batches(loader: Loader) -> None:

@@ -471,6 +471,12 @@ def test_tail_ratio_takes_equal_counts_together(ratio, tail):
     assert is_tail(counts, tail_ratio=ratio).int().tolist() == tail
 
 
+def test_exactly_the_tail_ratio_is_tail():
+    """249 of 3,000 images are 0.083 of them, which is 248.99... in float32."""
+    counts = torch.tensor([2751, 249])
+    assert is_tail(counts, tail_ratio=0.083).int().tolist() == [0, 1]
+
+
 def test_threshold_is_strict():
     counts = torch.tensor([5, 3, 1, 1])
     assert is_tail(counts, threshold=0.3).tolist() == [False, False, True, True]
@@ -515,6 +521,8 @@ def test_sigmoid_losses_start_at_the_published_bias():
     assert made("sigmoid_ce").initial_bias() == -math.log(NUM_CLASSES - 1)
     assert torch.tensor(made("eql").initial_bias()).sigmoid() == pytest.approx(0.001)
     assert made("ce").initial_bias() is None
+    into_ce = {"first": Spec("sigmoid_ce"), "second": Spec("ce")}
+    assert made("ramp", **into_ce).initial_bias() == -math.log(NUM_CLASSES - 1)
 
 
 def test_focal_with_gamma_zero_is_cross_entropy():

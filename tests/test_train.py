@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from lt_bench import experiment, record
 from lt_bench.config import ROOT
 from lt_bench.data.mixing import Mixed, Mixer
+from lt_bench.errors import RunError
 from lt_bench.experiment import load_data, make_loader, make_method, prepare, run
 from lt_bench.losses import LOSSES
 from lt_bench.progress import Progress
@@ -69,12 +70,13 @@ def test_accumulation_over_whole_batches_steps_less_often():
     loader = make_loader(data, data.train, config, runtime())
     assert len(loader) == 11
     fit(method, loader, instance, config.optim, 0, runtime())
-    # one step of plain SGD by hand: the mean of the batches' gradients, and weight decay
+    # one step of plain SGD by hand: the mean over images of their gradients, and weight decay
     by_hand = make_method(config, data).train()
     order_N = instance(loader.labels, Progress(), generator("cpu", 0, 1, 0))
     total = torch.zeros(())
     for images, target_B in loader.epoch(order_N, generator("cpu", 0, 2, 0)):
-        total = total + by_hand(images, target_B, Progress())[0] / 11
+        share = len(images) / len(data.train)
+        total = total + by_hand(images, target_B, Progress())[0] * share
     total.backward()
     lr = 0.05
     for name, p in by_hand.named_parameters():
@@ -83,8 +85,8 @@ def test_accumulation_over_whole_batches_steps_less_often():
 
 
 @pytest.mark.parametrize("accumulate", [4, 11, 20])
-def test_the_last_steps_taken_together_weigh_as_many_as_they_are(accumulate, monkeypatch):
-    """11 batches: by fours the last three, by twenties all of them, are one step."""
+def test_of_steps_taken_together_each_weighs_by_its_images(accumulate, monkeypatch):
+    """11 batches, the last a small one: by fours the last three, by twenties all, are one step."""
     overrides = ["optim.epochs=1", f"optim.accumulate={accumulate}"]
     config = prepare("digits_lt", "ce", overrides)
     data = load_data(config.data, None)
@@ -108,8 +110,10 @@ def test_the_last_steps_taken_together_weigh_as_many_as_they_are(accumulate, mon
     monkeypatch.setattr(torch.Tensor, "backward", noted)
     monkeypatch.setattr(method, "forward", seen)
     fit(method, loader, instance, config.optim, 0, runtime())
-    sizes = [min(accumulate, 11 - first) for first in range(0, 11, accumulate)]
-    assert shares == pytest.approx([1 / size for size in sizes for _ in range(size)])
+    images = [32] * 10 + [len(data.train) - 320]
+    assert 0 < images[-1] < 32
+    together = [images[first : first + accumulate] for first in range(0, 11, accumulate)]
+    assert shares == pytest.approx([size / sum(sizes) for sizes in together for size in sizes])
 
 
 def test_ema_ends_with_the_running_average_of_the_weights():
@@ -228,3 +232,12 @@ def test_a_loss_that_is_not_finite_names_epoch_and_step(tmp_path):
     with pytest.raises(NotFiniteError, match=r"^loss is (nan|inf) at epoch 0, step \d+"):
         run(config, runtime(tmp_path))
     assert not (tmp_path / "runs" / config.run_id / "record.json").exists()
+
+
+def test_weights_that_the_last_step_ruins_are_no_model(tmp_path):
+    """One batch an epoch: its loss is that of the first weights, and finite."""
+    alone = ["optim.epochs=1", "optim.batch_size=400", "optim.schedule=constant"]
+    config = prepare("digits_lt", "ce", [*alone, "optim.lr=1e38"])
+    with pytest.raises(RunError, match="^the trained network gives scores that are not finite; lo"):
+        run(config, runtime(tmp_path))
+    assert not (tmp_path / "runs" / config.run_id / "model.pt").exists()
