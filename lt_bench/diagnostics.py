@@ -21,12 +21,11 @@ from lt_bench.drawing import (
     subject,
 )
 from lt_bench.metrics import Bins, FloatArray
-from lt_bench.record import Record
 from lt_bench.tables import Row, sorted_labels
 
 RIGHT = "#009E73"
 RELIABILITY: Mapping[str, Mapping[str, Any]] = {
-    "share right": {"color": METHOD},
+    "share right, up to the confidence": {"color": METHOD},
     "right more often than confident": {"color": METHOD, "alpha": 0.5},
     "right less often than confident": {"color": LOSS, "alpha": SHADE},
     "images in the bin": {"color": BASELINE},
@@ -78,7 +77,9 @@ def draw_confusion(rows: Sequence[Row], thresholds: Mapping[str, int]) -> Figure
         left = np.zeros(len(known))
         for column, colour in enumerate(parts.values()):
             values = np.array([100 * share[line, column] for _, share in known])
-            bars = panel.barh(range(len(known)), values, 0.75, left, color=colour, linewidth=0)
+            bars = panel.barh(
+                range(len(known)), values, 0.75, left, color=colour, edgecolor="white", lw=0.6
+            )
             texts = [f"{value:.0f}" if value >= 8 else "" for value in values]
             ink = "black" if colour == GROUPS["medium"] else "white"
             panel.bar_label(bars, texts, label_type="center", fontsize=6, color=ink)
@@ -101,7 +102,7 @@ def draw_curves(rows: Sequence[Row]) -> Figure | None:
         losses = [[epoch.loss for epoch in record.history] for record in row.records]
         for line in losses:
             panel.plot(np.arange(len(line)) + 1, line, color=METHOD, linewidth=0.9, alpha=0.8)
-        for place in _steps_down(row.records[0]):
+        for place in _steps_down(row):
             panel.axvline(place, color=BASELINE, linewidth=0.6, linestyle=":")
         panel.set_title(row.name)
         if min(map(min, losses)) >= 0:
@@ -143,8 +144,10 @@ def _taken_for(row: Row, thresholds: Mapping[str, int]) -> FloatArray | None:
     return mean
 
 
-def _steps_down(record: Record) -> list[float]:
-    """Where the learning rate falls by more than a third from one epoch to the next."""
-    pairs = zip(record.history, record.history[1:], strict=False)
-    steps = [after.epoch + 0.5 for before, after in pairs if after.lr < before.lr / 1.5]
-    return steps if len(steps) <= 4 else []
+def _steps_down(row: Row) -> list[float]:
+    """Where a schedule of steps has the learning rate fall from one epoch to the next."""
+    if row.config.optim.schedule.name != "step":
+        return []
+    history = row.records[0].history
+    pairs = zip(history, history[1:], strict=False)
+    return [after.epoch + 0.5 for before, after in pairs if after.lr < before.lr]

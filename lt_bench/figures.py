@@ -37,8 +37,8 @@ from lt_bench.metrics import FloatArray, IntArray
 from lt_bench.overviews import draw_cost, draw_factors, draw_ranks
 from lt_bench.record import Record
 from lt_bench.render import source_of_figure
-from lt_bench.report import Results, Runs, seconds_with_parents
-from lt_bench.tables import NO_VALUE, Filled, Row
+from lt_bench.report import Results, seconds_with_parents
+from lt_bench.tables import NO_VALUE, Filled, Row, Runs
 
 LOWEST_WEIGHT = 0.01  # of the mean weight
 
@@ -84,7 +84,7 @@ def draw_classes(rows: Sequence[Row], thresholds: Mapping[str, int]) -> Figure:
         _draw_accuracy(panel, row, rows[0], order)
     for index, panel in enumerate(axes):
         for start, _, _ in _spans(counts, thresholds)[1:]:
-            top = 0.86 if index == 0 else 1.0  # below the groups' names
+            top = 0.78 if index == 0 else 1.0  # below the groups' names
             panel.axvline(start - 0.5, ymax=top, color="black", lw=0.5, ls=(0, (2, 3)))
         panel.set_xlim(-0.5, len(counts) - 0.5)
         panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -154,9 +154,10 @@ def _draw_counts(panel: Axes, counts: IntArray, thresholds: Mapping[str, int]) -
     panel.bar(np.arange(len(counts)), counts, width=1.0, color=BASELINE, linewidth=0)
     panel.set(title="training images per class", yscale="log", ylim=(None, 3 * counts.max()))
     panel.yaxis.set_major_formatter("{x:g}")
-    for start, end, name in _spans(counts, thresholds):
+    for index, (start, end, name) in enumerate(_spans(counts, thresholds)):
         middle = max((start + end) / 2 / len(counts), 0.1)  # none left of the axis
-        panel.text(middle, 0.9, name, ha="center", fontsize=6, transform=panel.transAxes)
+        height = 0.9 - 0.1 * (index % 2)  # narrow groups' names side by side would touch
+        panel.text(middle, height, name, ha="center", fontsize=6, transform=panel.transAxes)
 
 
 def _draw_accuracy(panel: Axes, row: Row, first: Row, order: IntArray) -> None:

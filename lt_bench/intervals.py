@@ -72,13 +72,14 @@ def resampled_class_gains(
     return gains_BC
 
 
-def percentile_interval(gains_BC: FloatArray, weight_C: FloatArray) -> Interval:
+def percentile_interval(gains_BC: FloatArray, weight_C: FloatArray) -> Interval | None:
     """The middle 95 % of a weighted mean over classes; classes of weight zero do not enter.
 
+    None where all draws are the same: no width would say how sure one can be.
     To 9 decimals: matrix products differ beyond them from one processor to another, and a table
     that rounds 7.25 must not.
     """
     used = weight_C > 0
     ends = np.percentile(gains_BC[:, used] @ weight_C[used], [2.5, 97.5])
     low, high = (round(float(end), 9) + 0.0 for end in ends)  # no -0
-    return Interval(low, high)
+    return Interval(low, high) if low < high else None

@@ -55,8 +55,12 @@ def draw_ranks(table: Filled) -> Figure | None:
     positions = np.arange(places.shape[1])
     heights = _apart({str(name): line.iloc[-1] for name, line in places.iterrows()}, 0.6)
     for name, line in places.iterrows():
-        panel.plot(positions, line, markersize=4, **_looks(table)[str(name)])
-        place = (positions[-1] + 0.08, heights[str(name)])
+        look = _looks(table)[str(name)]
+        panel.plot(positions, line, markersize=4, **look)
+        height = heights[str(name)]
+        # its own mark, since of two lines that end together only one is seen
+        panel.plot(positions[-1] + 0.08, height, markersize=4, clip_on=False, **look)
+        place = (positions[-1] + 0.14, height)
         panel.annotate(f"{name}  (mean {line.mean():.1f})", place, va="center", fontsize=7)
     panel.set_xticks(positions, section_names(table))
     panel.set(ylabel=f"rank by {HEADLINE}", xlim=(-0.15, len(positions) - 0.3))

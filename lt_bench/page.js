@@ -2,11 +2,13 @@
 // The page is complete without this script; it adds sorting, filters and copying.
 const all = (selector, from = document) => [...from.querySelectorAll(selector)];
 
-// A column sorts downwards, upwards, then back to the table's own order; empty cells stay last.
+// A column sorts from the largest, or from A, then the other way, then back to the table's own
+// order; empty cells stay last.
 const key = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent;
 function sort(head) {
   const column = head.cellIndex, table = head.closest("table"), body = table.tBodies[0];
-  const next = { descending: "ascending", ascending: "none" }[head.ariaSort] ?? "descending";
+  const turns = column === 0 ? ["ascending", "descending", "none"] : ["descending", "ascending", "none"];
+  const next = turns[(turns.indexOf(head.ariaSort) + 1) % 3];
   const sign = next === "ascending" ? 1 : -1;
   all("thead th", table).forEach((other) => { other.ariaSort = "none"; });
   head.ariaSort = next;
@@ -27,12 +29,14 @@ all("thead button").forEach((button) => {
 
 // Filters: a dataset shows its sections, a method its rows, a shot group its column.
 const form = document.querySelector("#filters");
+const overlays = Object.fromEntries(
+  all("tr[data-overlay]").map((row) => [row.dataset.method, row.dataset.overlay]));
 function filter() {
   const { dataset, method, group, words } = Object.fromEntries(new FormData(form));
   const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
   let shown = 0;
   all("tbody tr[data-method]").forEach((row) => {
-    const name = row.dataset.method.toLowerCase();
+    const name = `${row.dataset.method} ${overlays[row.dataset.method]}`.toLowerCase();
     row.hidden = Boolean(method && row.dataset.method !== method)
       || !wanted.every((word) => name.includes(word));
   });

@@ -107,7 +107,12 @@ def render_page(results: Results) -> str:
     titles |= {"published": "Ours beside published"} if published else {}
     articles = [
         *(_article(table, results) for table in tables),
-        *_runs(tables, results.folder),
+        *(
+            _runs_of(table, row, results.folder)
+            for table in tables
+            for rows in table.rows.values()
+            for row in rows
+        ),
     ]
     articles += [_published(published)] if published else []
     template, style, script = (
@@ -193,10 +198,12 @@ def _scores(table: Filled, rows: Sequence[Row]) -> str:
         cells = [f'<th scope="row">{escape(row.name)}{mark}</th>']
         for place, (name, column) in enumerate(table.columns.items(), start=1):
             text = grid.lines[index][place]
-            cells.append(_cell(row, name, column, text, (index, place) in grid.bold))
+            is_bold = (index, place) in grid.bold
+            cells.append(_cell(row, name, column, text, is_bold, _runs_id(table, row)))
         cells.append(f'<td data-value="{len(row.records)}">{len(row.records)}</td>')
         lines.append(
-            f'<tr data-method="{escape(row.name)}" data-order="{index}">{"".join(cells)}</tr>'
+            f'<tr data-method="{escape(row.name)}" data-overlay="{escape(row.config.overlay)}" '
+            f'data-order="{index}">{"".join(cells)}</tr>'
         )
     return _table("".join(map(_head, grid.head)), lines, ' class="scores"')
 
@@ -219,7 +226,7 @@ def _group(name: str) -> str:
     return f' data-group="{name}"' if name in GROUPS else ""
 
 
-def _cell(row: Row, name: str, column: Column, text: str, is_bold: bool) -> str:
+def _cell(row: Row, name: str, column: Column, text: str, is_bold: bool, runs: str) -> str:
     """A score that opens the runs behind it; a thin bar shows a share of 100 %."""
     mean = row.mean(name)
     if mean is None:
@@ -230,24 +237,14 @@ def _cell(row: Row, name: str, column: Column, text: str, is_bold: bool) -> str:
     share = f' style="--share: {100 * min(max(mean, 0), 1):.0f}%"' if column.factor == 100 else ""
     return (
         f'<td data-value="{column.factor * mean:.6g}"{_group(name)}>'
-        f'<button type="button" class="cell" popovertarget="{escape(_runs_id(row))}"{share}>'
+        f'<button type="button" class="cell" popovertarget="{escape(runs)}"{share}>'
         f"{shown}</button></td>"
     )
 
 
-def _runs_id(row: Row) -> str:
-    seeds = "-".join(str(record.seed) for record in row.records)
-    return f"runs-{row.config.names[0].replace(':', '.')}-{row.config.digest[:12]}-{seeds}"
-
-
-def _runs(tables: Sequence[Filled], results: Path) -> list[str]:
-    """What opens behind the scores, once for each row of runs: further reports share it."""
-    found: dict[str, str] = {}
-    for table in tables:
-        for row in (row for rows in table.rows.values() for row in rows):
-            if _runs_id(row) not in found:
-                found[_runs_id(row)] = _runs_of(table, row, results)
-    return list(found.values())
+def _runs_id(table: Filled, row: Row) -> str:
+    recipe = row.config.names[0].replace(":", ".")
+    return f"runs-{table.name}-{recipe}-{row.config.digest[:12]}"
 
 
 def _runs_of(table: Filled, row: Row, results: Path) -> str:
@@ -264,7 +261,7 @@ def _runs_of(table: Filled, row: Row, results: Path) -> str:
         lines.append(f"<tr><td>{link}</td>{shown}<td>{record.seconds:,.0f} s</td></tr>")
     heads = ["record", *(c.header for c in table.columns.values()), "commit", "precision", "time"]
     head = _joined('<th scope="col"><span class="plain">{}</span></th>', heads)
-    name = escape(_runs_id(row))
+    name = escape(_runs_id(table, row))
     code = f"command-{name}"
     return (
         f'<div popover id="{name}" aria-label="Runs of {escape(row.name)}">'

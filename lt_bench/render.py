@@ -7,13 +7,13 @@ import shlex
 import statistics
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from lt_bench import metrics
-from lt_bench.config import RunConfig, in_folder
+from lt_bench.config import RunConfig, in_folder, key_of
 from lt_bench.intervals import Difference
 from lt_bench.record import Record
 from lt_bench.tables import (
@@ -134,9 +134,11 @@ def title(table: Filled) -> str:
 def facts_of_runs(rows: Sequence[Row]) -> str:
     """Network, length and optimisation, in a sentence; second stages are marked."""
     config = rows[0].config.stages[0]
+    augment = ", ".join(spec.name for spec in config.augment) or "none"
     return (
         f"{backbone_name(config.backbone)}, {config.optim.epochs} epochs, the last one reported; "
-        f"batch {config.optim.batch_size}, learning rate {config.optim.lr:g}."
+        f"batch {config.optim.batch_size}, learning rate {config.optim.lr:g}, "
+        f"augmentation: {augment}."
     )
 
 
@@ -239,13 +241,12 @@ def how_to_read(table: Filled, rows: Sequence[Row]) -> list[str]:
     """What the scores are, their unit and spread, and what is bold."""
     columns = table.columns.values()
     unit = "In %, mean" if all(column.factor == 100 for column in columns) else "Mean"
-    is_ranked = len(rows) > 1 and any(column.best for column in columns)
-    bold = "; the best mean is bold" if is_ranked else ""
-    has_intervals = any(gap.over for row in rows for gap in row.differences.values())
-    if is_ranked and (has_intervals or any(len(row.records) > 1 for row in rows)):
-        first = rows[0].name
-        bold += f" if its difference to {first} (for {first} itself, the next best's) has 95 % "
-        bold += "intervals without zero"
+    bold = ""
+    if len(rows) > 1 and any(column.best for column in columns):
+        bold = (
+            f"; the best mean is bold if its differences to {rows[0].name} and to the next best "
+            "have 95 % intervals without zero"
+        )
     lines = [f"{table.caption} {unit} ± standard deviation (n - 1) over n seeds{bold}."]
     return lines + [f"{column.header}: {column.about}." for column in columns if column.about]
 
@@ -275,7 +276,7 @@ def gain(column: Column, difference: Difference | None, kind: str) -> str:
     text = _signed(column, difference.mean)
     if not (interval := difference.over.get(kind)):
         return text
-    return f"{text} [{_signed(column, interval.low)}, {_signed(column, interval.high)}]"
+    return f"{text} [{_end(column, interval.low)}, {_end(column, interval.high)}]"
 
 
 def across_grid(table: Filled) -> Grid | None:
@@ -285,13 +286,15 @@ def across_grid(table: Filled) -> Grid | None:
     column = table.columns[HEADLINE]
     by_name = rows_by_name(table)
     place = ranks(table).mean(axis="columns")
-    varied = bool(table.config.vary) and len(table.config.recipes) == 1
+    # other settings than the choice of images are no draws whose variance means something
+    varied = {key_of(override) for override in table.config.vary if override}
+    are_draws = varied == {"data.subset_seed"} and len(table.config.recipes) == 1
     lines = []
     for name, found in by_name.items():
         means = [row.mean(HEADLINE) if (row := found.get(key)) else None for key in table.rows]
         cells = [column.printed(mean) for mean in means]
-        cells.append(f"{place[name]:.1f}" if name in place else NO_VALUE)
-        if varied:
+        cells.append(f"{place[name]:.1f}" if name in place and len(place) > 1 else NO_VALUE)
+        if are_draws:
             spreads = _sd_of_seeds(found), _sd_of_sections(found)
             cells += [column.printed(sd) for sd in spreads]
         lines.append([name, *cells])
@@ -299,13 +302,13 @@ def across_grid(table: Filled) -> Grid | None:
         f"Score {column.header} of each section, and the mean of its ranks there (1 is best) "
         "among the methods that every section has."
     )
-    if varied:
+    if are_draws:
         about += (
             " The sd over seeds is pooled over the sections; the sd over sections is what the "
             "seeds do not explain of the spread of their means (one-way random effects), 0.0 "
-            "where they explain all of it."
+            "where they explain all of it; three sections or more tell it."
         )
-    spread = ["sd over seeds", "sd over sections"] if varied else []
+    spread = ["sd over seeds", "sd over sections"] if are_draws else []
     return Grid(about, ["method", *section_names(table), "mean rank", *spread], lines)
 
 
@@ -321,7 +324,7 @@ def _sd_of_sections(rows: Mapping[str, Row]) -> float | None:
     """What is left of the variance of the sections' means without the seeds' share of it."""
     found = [values for row in rows.values() if (values := row.values(HEADLINE))]
     within = _sd_of_seeds(rows)
-    if len(found) < 2 or within is None:
+    if len(found) < 3 or within is None:
         return None
     share = within**2 * statistics.fmean(1 / len(values) for values in found)
     return math.sqrt(max(0.0, statistics.variance(map(statistics.fmean, found)) - share))
@@ -393,9 +396,20 @@ def _bold(
 
 def _signed(column: Column, value: float) -> str:
     text = column.printed(value)
-    if not any(digit in text for digit in "123456789"):
+    if not _is_nonzero(text):
         return text.removeprefix("-")  # rounded to zero: no sign
     return text if value < 0 else f"+{text}"
+
+
+def _is_nonzero(text: str) -> bool:
+    return any(digit in text for digit in "123456789")
+
+
+def _end(column: Column, value: float) -> str:
+    """An end of an interval, with as many more digits as tell on which side of zero it is."""
+    finer = (replace(column, decimals=column.decimals + more) for more in range(4))
+    texts = [_signed(column, value) for column in finer]
+    return next((text for text in texts if _is_nonzero(text)), texts[0])
 
 
 def _shot_groups(

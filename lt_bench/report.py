@@ -3,6 +3,7 @@
 import functools
 import inspect
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,15 +26,16 @@ from lt_bench.tables import (
     Column,
     Filled,
     Row,
+    Runs,
     Scores,
     TableConfig,
     compared,
     frame,
     marked,
     method_name,
+    with_parents,
 )
 
-Runs = Mapping[str, Record]  # by run_id
 SUFFIXES = (".md", ".csv", ".tex")
 
 
@@ -96,7 +98,9 @@ def fill(name: str, records: Sequence[Record], also: Spec | None = None) -> Fill
         caption=(inspect.getdoc(REPORTS[report]) or "").partition("\n")[0],
         columns=columns,
         rows={
-            key: compared(marked(rows), columns, weights) for key, rows in sections.items() if rows
+            key: compared(marked(rows, by_run), columns, weights)
+            for key, rows in sections.items()
+            if rows
         },
         missing=tuple(run for run in wanted if run.run_id not in by_run),
         num_runs=len(wanted),
@@ -221,7 +225,7 @@ def spread(record: Record, runs: Runs) -> Scores:
 def shifted(
     record: Record, runs: Runs, *, factors: tuple[Positive, ...] = (50.0, 10.0, 2.0)
 ) -> Scores:
-    """Accuracy if the test classes were long-tailed by a factor, as training is or the reverse."""
+    """Accuracy if the test classes were long-tailed: forward as training is, or backward."""
     shifts = {f"forward_{factor:g}": (factor, False) for factor in factors}
     shifts["uniform"] = (1.0, False)
     shifts |= {f"backward_{factor:g}": (factor, True) for factor in reversed(factors)}
@@ -259,15 +263,8 @@ def cost(record: Record, runs: Runs) -> Scores:
 
 def seconds_with_parents(record: Record, runs: Runs) -> float | None:
     """What a run took with all that it starts from; None if one of those is not known."""
-    total = record.seconds
-    for _ in range(len(runs)):  # ends, even for a record that names itself as its parent
-        if record.parent is None:
-            return total
-        if record.parent.run_id not in runs:
-            return None
-        record = runs[record.parent.run_id]
-        total += record.seconds
-    return None
+    stages = with_parents(record, runs)
+    return None if stages[-1].parent else math.fsum(stage.seconds for stage in stages)
 
 
 def _configs(name: str, config: TableConfig) -> dict[str, list[RunConfig]]:

@@ -4,7 +4,7 @@ import itertools
 import json
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -26,6 +26,7 @@ NO_VALUE = "–"
 HEADLINE = "all"  # the score that whole tables are summed up by
 
 Scores = Mapping[str, float | None]  # of one run
+Runs = Mapping[str, Record]  # by run_id
 # For scores that are weighted means of class accuracies: the weight of each class, by score.
 ClassWeights = Callable[[Record], Mapping[str, FloatArray]]
 
@@ -41,7 +42,7 @@ METHODS_IN_PROSE = {
     "ce": "CE",
     "weighted_ce": "Weighted CE",
     "focal": "Focal",
-    "cb": "CB",
+    "cb": "CB (batch mean)",
     "cb_weighted_mean": "CB (weighted mean)",
     "cb_sigmoid": "CB sigmoid",
     "cb_focal": "CB focal",
@@ -156,11 +157,14 @@ class Row:
     scores: tuple[Scores, ...]
     num_seeds: int
     marks: tuple[str, ...] = ()
-    differences: Mapping[str, Difference] = field(default_factory=dict)  # by column, to the first
+    # by column: to the first row; where this one has the best mean, to the next best
+    differences: Mapping[str, Difference] = field(default_factory=dict)
+    leads: Mapping[str, Difference] = field(default_factory=dict)
 
     def values(self, column: str) -> list[float]:
-        """A column's scores over the seeds that have one."""
-        return [value for scores in self.scores if (value := scores[column]) is not None]
+        """A column's scores over the seeds; none unless each has one."""
+        found = [value for scores in self.scores if (value := scores[column]) is not None]
+        return found if len(found) == len(self.scores) else []
 
     def mean(self, column: str) -> float | None:
         return statistics.fmean(values) if (values := self.values(column)) else None
@@ -231,32 +235,42 @@ def _objective_name(loss: Spec, weighting: Spec) -> str:
     return f"{deferred}{weighting_name}" + ("" if loss.name == "ce" else f" {loss_name}")
 
 
-def marked(rows: Sequence[Row]) -> list[Row]:
+def marked(rows: Sequence[Row], runs: Runs) -> list[Row]:
     """The rows, each with what keeps it from being compared with the others."""
     records = [record for row in rows for record in row.records]
     data = Counter(map(_data_identity, records))
     computed = Counter(map(how_computed, records))
-    return [replace(row, marks=tuple(_marks(row, data, computed))) for row in rows]
+    return [replace(row, marks=tuple(_marks(row, runs, data, computed))) for row in rows]
 
 
-def _marks(row: Row, data: Counter[str], computed: Counter[str]) -> Iterator[str]:
-    dirty = [record.environment.get("dirty") for record in row.records]
+def with_parents(record: Record, runs: Runs) -> list[Record]:
+    """A record and those of the runs it starts from, as far as they are known."""
+    found = [record]
+    while (parent := found[-1].parent) and parent.run_id in runs and len(found) <= len(runs):
+        found.append(runs[parent.run_id])
+    return found
+
+
+def _marks(row: Row, runs: Runs, data: Counter[str], computed: Counter[str]) -> Iterator[str]:
+    stages = [stage for record in row.records for stage in with_parents(record, runs)]
+    dirty = [record.environment.get("dirty") for record in stages]
     if True in dirty:
         yield "made with uncommitted changes to the code"
     if None in dirty:
         yield "made outside a git checkout: the code's version is not known"
-    if {_data_identity(record) for record in row.records} != {data.most_common(1)[0][0]}:
+    if {_data_identity(record) for record in stages} != {data.most_common(1)[0][0]}:
         yield "other images than the rows around it: the identity of its data differs"
-    used = {how_computed(record) for record in row.records}
+    used = set(map(how_computed, stages))
     usual = computed.most_common(1)[0][0]
     if used != {usual}:
         yield f"computed in {' and in '.join(sorted(used))}; most runs here in {usual}"
-    commits = set(map(commit, row.records))
+    commits = set(map(commit, stages))
     if len(commits) > 1:
-        yield f"seeds of different versions of the code: {', '.join(sorted(commits))}"
+        yield f"runs of different versions of the code: {', '.join(sorted(commits))}"
     if parent := row.config.parent:
         epochs = f"{row.config.optim.epochs} epochs after the {parent.optim.epochs}"
-        yield f"second stage, {epochs} of {method_name(parent)}"
+        settled = {f"{k} = {v:g}" for record in row.records for k, v in record.settled.items()}
+        yield ", ".join([f"second stage, {epochs} of {method_name(parent)}", *sorted(settled)])
     if len(row.records) < row.num_seeds:
         yield f"{len(row.records)} of {row.num_seeds} seeds"
     if short := shortened(row.config):
@@ -295,33 +309,48 @@ def how_computed(record: Record) -> str:
 def compared(
     rows: Sequence[Row], columns: Mapping[str, Column], class_weights: ClassWeights | None
 ) -> list[Row]:
-    """The rows, each but the first with its paired differences to the first."""
-    first, *others = rows
-    names = [name for name, column in columns.items() if column.best]
-    return [first, *(_compared(row, first, names, class_weights) for row in others)]
+    """The rows with their paired differences to the first, and of the best to the next best."""
+    first = rows[0]
+    ranked = {name: column for name, column in columns.items() if column.best}
+    leads: dict[str, dict[str, Difference]] = {row.name: {} for row in rows}
+    for name, column in ranked.items():
+        known = [row for row in rows if row.mean(name) is not None]
+        known.sort(key=lambda row: row.mean(name) or 0.0, reverse=column.best is max)
+        if len(known) > 1 and len({column.printed(row.mean(name)) for row in known[:2]}) > 1:
+            best, second = known[:2]
+            leads[best.name] |= _differences(best, second, [name], class_weights)
+    return [
+        replace(
+            row,
+            differences={} if row is first else _differences(row, first, ranked, class_weights),
+            leads=leads[row.name],
+        )
+        for row in rows
+    ]
 
 
-def _compared(
-    row: Row, first: Row, names: Sequence[str], class_weights: ClassWeights | None
-) -> Row:
+def _differences(
+    row: Row, other: Row, names: Iterable[str], class_weights: ClassWeights | None
+) -> dict[str, Difference]:
+    """Of each score, paired by seed, over the seeds that both rows have."""
     ours, theirs = (
         {record.seed: (record, scores) for record, scores in zip(r.records, r.scores, strict=True)}
-        for r in (row, first)
+        for r in (row, other)
     )
     pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
     gains_BC = _resampled([(a, b) for (a, _), (b, _) in pairs]) if class_weights else None
     weights = class_weights(row.records[0]) if class_weights else {}
     found = {}
     for name in names:
-        both = [(mine[name], other[name]) for (_, mine), (_, other) in pairs]
+        both = [(mine[name], its[name]) for (_, mine), (_, its) in pairs]
         gaps = [a - b for a, b in both if a is not None and b is not None]
         over = {"seeds": t_interval(gaps)}
         if gains_BC is not None and name in weights:
             over["images"] = percentile_interval(gains_BC, weights[name])
-        if gaps:
+        if gaps and len(gaps) == len(pairs):
             known = {kind: interval for kind, interval in over.items() if interval}
             found[name] = Difference(statistics.fmean(gaps), len(gaps), known)
-    return replace(row, differences=found)
+    return found
 
 
 def _resampled(pairs: Sequence[tuple[Record, Record]]) -> FloatArray | None:
@@ -348,28 +377,17 @@ def sorted_labels(record: Record) -> IntArray | None:
 
 
 def is_bold(rows: Sequence[Row], name: str, column: Column) -> list[bool]:
-    """Which means to set in bold: the best as printed, and none where all are equal.
-
-    Where there are intervals, or rows of several seeds, only if those of its difference to the
-    first row exclude zero: each kind that any row here has, and the one over seeds as soon as a row
-    has two. The first row itself, if those of the next best do.
+    """Which mean to set in bold: the best, if its differences to the first row and to the next
+    best are clear: over seeds, and over test images where the column has such intervals.
     """
-    means = [row.mean(name) for row in rows]
-    known = [mean for mean in means if mean is not None]
-    if column.best is None or len({column.printed(mean) for mean in known}) < 2:
-        return [False] * len(rows)
-    best = column.printed(column.best(known))
-    is_best = [column.printed(mean) == best for mean in means]
-    gaps = [row.differences.get(name) for row in rows]
-    kinds = {kind for gap in gaps if gap for kind in gap.over}
-    if any(len(row.records) > 1 for row in rows):
-        kinds.add("seeds")
-    if not kinds:
-        return is_best
-    is_clear = [gap is not None and gap.is_clear(kinds) for gap in gaps]
-    rest = [mean for mean in known if column.printed(mean) != best]
-    is_clear[0] = is_clear[means.index(column.best(rest))]
-    return [top and clear for top, clear in zip(is_best, is_clear, strict=True)]
+    kinds = {"seeds", *(kind for row in rows for gap in _gaps(row, name) for kind in gap.over)}
+    return [
+        name in row.leads and all(gap.is_clear(kinds) for gap in _gaps(row, name)) for row in rows
+    ]
+
+
+def _gaps(row: Row, name: str) -> list[Difference]:
+    return [found[name] for found in (row.differences, row.leads) if name in found]
 
 
 def frame(table: Filled) -> pd.DataFrame:
@@ -385,17 +403,17 @@ def frame(table: Filled) -> pd.DataFrame:
             line |= _difference_cells(name, row.differences.get(name))
         lines.append(line | {"marks": "; ".join(row.marks)})
     whole = pd.DataFrame(lines)
-    empty = [name for name in map(str, whole) if "_gain" in name and whole[name].isna().all()]
+    empty = [name for name in map(str, whole) if "_difference" in name and whole[name].isna().all()]
     return whole.drop(columns=empty)
 
 
 def _difference_cells(name: str, difference: Difference | None) -> dict[str, float | None]:
     mean = round(difference.mean, 12) + 0.0 if difference else None
-    cells: dict[str, float | None] = {f"{name}_gain": mean}
-    cells[f"{name}_gain_pairs"] = difference.pairs if difference else None
+    cells: dict[str, float | None] = {f"{name}_difference": mean}
+    cells[f"{name}_difference_pairs"] = difference.pairs if difference else None
     for kind, end in itertools.product(("seeds", "images"), ("low", "high")):
         interval = difference.over.get(kind) if difference else None
         # 6 decimals: what a resampled interval means, and the same on every machine
         value = round(getattr(interval, end), 6) + 0.0 if interval else None  # no -0
-        cells[f"{name}_gain_{kind}_{end}"] = value
+        cells[f"{name}_difference_{kind}_{end}"] = value
     return cells

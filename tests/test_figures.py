@@ -120,6 +120,7 @@ def test_confusion_needs_a_list_sorted_by_class(checkout, results):
 
 
 def test_learning_curves_show_the_losses(checkout, results):
+    (checkout / "table.toml").write_text(TABLE + 'overrides = ["optim.schedule=step"]')
     for run in report.cells("table"):
         one = make_record(run)
         epochs = [replace(e, loss=4.0 - e.epoch, lr=0.1 / 10**e.epoch) for e in one.history]
@@ -188,7 +189,7 @@ def test_factors_and_ranks_of_a_table_over_imbalance_factors(checkout, results):
     assert list(few.lines[1].get_xdata()) == [10, 50]
     assert list(few.lines[1].get_ydata()) == pytest.approx([20, 80])
     (panel,) = draw_ranks(table).axes
-    assert [list(line.get_ydata()) for line in panel.lines] == [[3, 1], [2, 2], [1, 3]]
+    assert [list(line.get_ydata()) for line in panel.lines[::2]] == [[3, 1], [2, 2], [1, 3]]
     names = {path.name for path in written(results)}
     assert {"table-factors.png", "table-ranks.png", "table-large-classes.png"} < names
 

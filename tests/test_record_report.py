@@ -305,9 +305,9 @@ def test_only_a_best_mean_that_is_clear_of_the_first_row_is_bold(checkout, resul
         if run.overlay == "cb":  # 6 and 7 more of the last class in both seeds
             write(make_record(run, correct=(9, 8, 5, 8 + 2 * run.seed)), results)
     grid = rows(report.write_table("table", results))
-    assert grid["CB"][2] == f"**90.0** ± {statistics.stdev([80, 100]):.1f}"
+    assert grid["CB (batch mean)"][2] == f"**90.0** ± {statistics.stdev([80, 100]):.1f}"
     assert grid["CE"][2].startswith("25.0")
-    assert grid["CB"][0] == "90.0 ± 0.0"  # as good as the first: nothing to mark
+    assert grid["CB (batch mean)"][0] == "90.0 ± 0.0"  # as good as the first: nothing to mark
 
 
 def test_a_best_mean_within_its_interval_is_not_bold(checkout, results):
@@ -316,9 +316,20 @@ def test_a_best_mean_within_its_interval_is_not_bold(checkout, results):
     assert run.overlay == "cb"
     write(make_record(run, correct=(9, 8, 5, 9)), results)  # 70 more in one seed, 0 in the other
     grid, _, gains = report.write_table("table", results).partition("Difference")
-    assert rows(grid)["CB"][2] == f"60.0 ± {statistics.stdev([90, 30]):.1f}"
+    assert rows(grid)["CB (batch mean)"][2] == f"60.0 ± {statistics.stdev([90, 30]):.1f}"
     half = 12.7062 * statistics.stdev([70, 0]) / 2**0.5
-    assert rows(gains)["CB"][2] == f"+35.0 [{35 - half:.1f}, +{35 + half:.1f}]"
+    assert rows(gains)["CB (batch mean)"][2] == f"+35.0 [{35 - half:.1f}, +{35 + half:.1f}]"
+
+
+def test_a_best_mean_that_is_not_clear_of_the_next_best_is_not_bold(checkout, results):
+    """Both are clear of the first row."""
+    for run in report.cells("table"):
+        last = {"ce": 1, "cb": 9 + run.seed, "mine": 9 - run.seed}[run.overlay]
+        write(make_record(run, correct=(9, 8, 5, last)), results)
+    text, *gains = report.write_table("table", results).split("Difference")
+    assert rows(text)["CB (batch mean)"][2].startswith("95.0 ±")
+    assert rows(text)["mine"][2].startswith("85.0 ±")
+    assert all("[+" in rows(gain)["CB (batch mean)"][2] for gain in gains)
 
 
 def test_the_first_row_is_bold_where_the_next_best_is_clearly_worse(checkout, results):
@@ -331,15 +342,15 @@ def test_the_first_row_is_bold_where_the_next_best_is_clearly_worse(checkout, re
     assert not any(cell.startswith("**") for cell in grid["mine"])
 
 
-def test_one_seed_is_compared_over_test_images(checkout, results):
+def test_one_seed_is_compared_over_test_images_and_never_bold(checkout, results):
     (checkout / "table.toml").write_text(TABLE.replace("[0, 1]", "[0]"))
     fill_with(results)
     write(make_record(report.cells("table")[1], correct=(9, 8, 5, 9)), results)
     text, _, gains = report.write_table("table", results).partition("Difference")
     assert "over test images (bootstrap within classes):" in gains
-    assert rows(gains)["CB"][2].startswith("+70.0 [+40.0, +")
-    assert rows(gains)["CB"][0] == "0.0 [0.0, 0.0]"
-    assert rows(text)["CB"][2] == "**90.0**"
+    assert rows(gains)["CB (batch mean)"][2].startswith("+70.0 [+40.0, +")
+    assert rows(gains)["CB (batch mean)"][0] == "0.0"  # no draw differs: no interval
+    assert rows(text)["CB (batch mean)"][2] == "90.0"
 
 
 def test_images_that_cannot_be_told_apart_have_no_interval(checkout, results):
@@ -349,14 +360,17 @@ def test_images_that_cannot_be_told_apart_have_no_interval(checkout, results):
     one = make_record(run, correct=(9, 8, 5, 9))
     shuffled = encode_labels(one.test.predictions()[::-1].copy())
     write(changed(one, labels_predicted=shuffled), results)
+    write(make_record(report.cells("table")[2], correct=(9, 8, 5, 7)), results)
     before, _, gains = report.write_table("table", results).partition("Difference")
-    assert "CB" in rows(before)
-    assert "CB" not in rows(gains)
+    assert "CB (batch mean)" in rows(before)
+    assert "CB (batch mean)" not in rows(gains)
     assert "mine" in rows(gains)
-    assert report.table_frame("table", results)["few_gain"][1] == pytest.approx(0.7)
+    assert report.table_frame("table", results)["few_difference"][1] == pytest.approx(0.7)
     other = replace(one, data=replace(one.data, identity={"test": "4" * 64}))
     write(other, results)
-    assert "CB" not in rows(report.write_table("table", results).partition("Difference")[2])
+    assert "CB (batch mean)" not in rows(
+        report.write_table("table", results).partition("Difference")[2]
+    )
 
 
 def test_one_seed_has_no_deviation(checkout, results):
@@ -403,12 +417,16 @@ def test_one_seed_is_not_bold_among_rows_of_several(checkout, results):
     seeds, images = text.split("Difference to CE, paired by seed, with its 95 % interval over ")[1:]
     assert seeds.startswith("seeds (Student's t, where they differ):")
     assert "mine" not in rows(seeds)
-    assert rows(seeds)["CB"][2:] == ["+75.0 [+11.5, +138.5]", "+18.8 [+2.9, +34.6]", "2"]
+    assert rows(seeds)["CB (batch mean)"][2:] == [
+        "+75.0 [+11.5, +138.5]",
+        "+18.8 [+2.9, +34.6]",
+        "2",
+    ]
     assert images.startswith("test images (bootstrap within classes):")
     assert rows(images)["mine"][4] == "1"
-    assert rows(images)["CB"][4] == "2"
+    assert rows(images)["CB (batch mean)"][4] == "2"
     (results / "runs" / report.cells("table")[4].run_id / "record.json").unlink()
-    assert rows(report.write_table("table", results))["CB"][2].startswith("**95.0**")
+    assert rows(report.write_table("table", results))["CB (batch mean)"][2].startswith("**95.0**")
 
 
 def test_two_seeds_beside_one_are_not_bold(checkout, results):
@@ -421,7 +439,7 @@ def test_two_seeds_beside_one_are_not_bold(checkout, results):
         (checkout / "table.toml").write_text(f'{TABLE}report = "{kind}"')
         text = report.write_table("table", results)
         assert rows(text)["CE [a]"][-1] == "1"
-        assert rows(text)["CB"][-1] == "2"
+        assert rows(text)["CB (batch mean)"][-1] == "2"
         assert "**" not in text
 
 
@@ -433,16 +451,22 @@ def test_seeds_of_different_commits_and_second_stages_are_marked(checkout, resul
     for run in report.cells("table"):
         one = make_record(run)
         commit = "b" * 40 if (run.overlay, run.seed) == ("cb", 1) else "a" * 40
-        write(replace(one, environment={**one.environment, "commit": commit}), results)
+        settled = {"tau": 0.5} if run.overlay == "child" else {}
+        environment = {**one.environment, "commit": commit}
+        write(replace(one, environment=environment, settled=settled), results)
     marks = report.table_frame("table", results)["marks"]
     assert marks.tolist() == [
         "",
-        "seeds of different versions of the code: aaaaaaaa, bbbbbbbb",
-        "second stage, 1 epochs after the 4 of CE",
+        "runs of different versions of the code: aaaaaaaa, bbbbbbbb",
+        "second stage, 1 epochs after the 4 of CE, tau = 0.5",
     ]
     text = report.write_table("table", results)
     assert "Code: aaaaaaaa, bbbbbbbb." in text
     assert "4 epochs, the last one reported" in text
+    parent = report.cells("table")[0]
+    write(make_record(parent, dirty=True), results)
+    marks = report.table_frame("table", results)["marks"]
+    assert [mark.startswith("made with uncommitted") for mark in marks] == [True, False, True]
 
 
 def test_means_that_are_all_equal_are_not_bold(checkout, results):
@@ -459,7 +483,7 @@ def test_a_missing_cell_shows_its_command(checkout, results):
     text = report.write_table("table", results)
     assert rows(text)["CE [a]"][:2] == ["90.0", "65.0"]
     assert "- [a] 1 of 2 seeds." in text
-    assert "CB" not in rows(text)
+    assert "CB (batch mean)" not in rows(text)
     told = "5 of 6 runs are missing; `python run.py table table` makes them"
     assert f"{told}, or row by row:" in text
     assert f"{told}.\n" in (results / "tables" / "table-spread.md").read_text()
@@ -509,7 +533,7 @@ def test_ranks_are_of_the_methods_that_every_section_has(checkout, results):
             write(make_record(run, correct=(9, 8, 5, 2 + better)), results)
     across = rows(report.write_table("table", results).partition("## Across")[2])
     assert across["CE"] == ["60.0", "60.0", "2.0"]
-    assert across["CB"] == ["62.5", "62.5", "1.0"]
+    assert across["CB (batch mean)"] == ["62.5", "62.5", "1.0"]
     assert across["mine"] == ["72.5", "–", "–"]
 
 
@@ -539,7 +563,7 @@ def test_rows_that_do_not_compare_are_marked(checkout, results):
     other = make_record(mine)
     write(replace(other, data=replace(other.data, identity={"train": "3" * 64})), results)
     text = report.write_table("table", results)
-    assert {"CE [a] [b]", "CB [c]", "mine [d]"} < set(rows(text))
+    assert {"CE [a] [b]", "CB (batch mean) [c]", "mine [d]"} < set(rows(text))
     assert "- [a] made with uncommitted changes to the code." in text
     assert "- [b] computed in bf16 and in compiled bf16; most runs here in bf16." in text
     assert "- [c] computed in bf16 and in fp32; most runs here in bf16." in text
@@ -584,7 +608,10 @@ def test_the_heading_says_what_was_run(checkout, results):
     fill_with(results, device="cpu, 2 threads", cpu="A|CPU", precision="fp32")
     text = report.write_table("table", results)
     assert "## Digits-LT (imbalance factor 50), recipe `small`" in text
-    assert "4 epochs, the last one reported; batch 128, learning rate 0.05." in text
+    assert (
+        "4 epochs, the last one reported; batch 128, learning rate 0.05, augmentation: none."
+        in text
+    )
     assert "339 training images, 40 in the test split." in text
     assert "Ran on A\\|CPU (cpu, 2 threads), fp32." in text
 
@@ -614,7 +641,7 @@ def test_recipes_have_a_section_each(checkout, results):
 
 
 def test_a_table_varies_a_setting_in_sections(checkout, results):
-    vary = 'vary = ["data.subset_seed=1", "data.subset_seed=2"]'
+    vary = 'vary = ["data.subset_seed=1", "data.subset_seed=2", "data.subset_seed=3"]'
     (checkout / "table.toml").write_text(TABLE + vary)
     for run in report.cells("table"):
         subset = run.data.options["subset_seed"]
@@ -624,10 +651,13 @@ def test_a_table_varies_a_setting_in_sections(checkout, results):
     assert "recipe `small` with `data.subset_seed=1`" in text
     across = rows(text.partition("## Across")[2])
     seeds = 2.5 * 2**0.5 / 2  # of 1 image in 40 between two seeds
-    assert across["CE"][:4] == ["63.7", "66.3", "2.5", f"{seeds:.1f}"]
+    assert across["CE"][:2] + across["CE"][3:5] == ["63.7", "66.3", "2.5", f"{seeds:.1f}"]
     # of the means of two seeds, without the seeds' share
-    assert float(across["CE"][4]) == pytest.approx((2.5**2 / 2 - seeds**2 / 2) ** 0.5, abs=0.06)
-    assert across["CB"][:3] == ["68.8", "71.2", "1.0"]
+    assert float(across["CE"][5]) == pytest.approx((2.5**2 - seeds**2 / 2) ** 0.5, abs=0.06)
+    assert across["CB (batch mean)"][:2] + across["CB (batch mean)"][3:4] == ["68.8", "71.2", "1.0"]
+    (checkout / "table.toml").write_text(TABLE + 'vary = ["optim.lr=0.1", "optim.lr=0.2"]')
+    fill_with(results)
+    assert "sd over" not in report.write_table("table", results)  # no draws of one thing
     (checkout / "table.toml").write_text(TABLE + 'vary = ["seed=1"]')
     with pytest.raises(ConfigError, match="vary: 'seed=1' has no effect; write it in seeds"):
         report.cells("table")
@@ -677,8 +707,8 @@ def test_latex_says_the_same_and_escapes_names(checkout, results):
         write(make_record(run, correct=(9, 8, 5, last), dirty=run.overlay == "cb"), results)
     report.write_table("table", results)
     text = (results / "tables" / "table.tex").read_text()
-    assert LATEX.strip() in text
-    assert "CB: made with uncommitted changes to the code.}" in text
+    assert LATEX.strip() in text.replace("CB (batch mean)", "CB")
+    assert "CB (batch mean): made with uncommitted changes to the code.}" in text
     assert r"A 50 \% table" in text
 
 
@@ -737,15 +767,15 @@ def test_every_report_has_a_caption_and_columns(checkout, results):
 
 
 def test_lower_is_better_for_an_error(checkout, results):
-    (checkout / "table.toml").write_text(TABLE.replace("[0, 1]", "[0]") + 'report = "calibration"')
+    (checkout / "table.toml").write_text(TABLE.replace(', "mine"', "") + 'report = "calibration"')
     fill_with(results)
-    run = report.cells("table")[1]
-    write(make_record(run, correct=(10, 10, 10, 10)), results)  # all right at 60 % confidence
+    for run in report.cells("table"):
+        if run.overlay == "cb":  # all right, or all but one, at 60 % confidence
+            write(make_record(run, correct=(10, 10, 10, 10 - run.seed)), results)
     grid = rows(report.write_table("table", results))
     assert grid["method"][0] == "ECE"
-    assert grid["CE"][0] == "**0.0**"  # one seed, no interval: the best is marked
-    assert grid["CB"][0] == "40.0"
-    assert grid["CB"][4].startswith("**")  # the likelihood is better all the same
+    assert grid["CE"][0].startswith("**")
+    assert grid["CB (batch mean)"][0] == "38.8 ± 1.8"
 
 
 def test_a_cost_that_was_not_measured_is_left_open(checkout, results):
@@ -756,7 +786,7 @@ def test_a_cost_that_was_not_measured_is_left_open(checkout, results):
     grid = rows(report.write_table("table", results))
     assert grid["method"][3:6] == ["GPU memory (MiB)", "resident memory (MiB)", "energy (kJ)"]
     assert grid["CE"][3:6] == ["256", "1,024", "5.0"]
-    assert grid["CB"][3:6] == ["–", "1,024", "–"]
+    assert grid["CB (batch mean)"][3:6] == ["–", "1,024", "–"]
 
 
 def test_cost_adds_the_parents(checkout, results):
@@ -769,7 +799,7 @@ def test_cost_adds_the_parents(checkout, results):
     parent = report.cells("table")[0]
     (results / "runs" / parent.run_id / "record.json").unlink()
     frame = report.table_frame("table", results)
-    assert frame["seconds_with_parents_n"][0] == 1  # of the two seeds, one has lost its parent
+    assert frame["seconds_with_parents_n"][0] == 0  # of the two seeds, one has lost its parent
 
 
 TABLE_MISTAKES = {
