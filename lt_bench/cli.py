@@ -61,6 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(*error.problems, sep="\n", file=sys.stderr)
         return USER_MISTAKE
+    except OSError as error:  # of a folder that may not be read, a name that is too long
+        if error.filename is None:
+            raise
+        said = f"{error.filename}: {error.strerror}; make it readable, or give another"
+        print(said, file=sys.stderr)
+        return USER_MISTAKE
     except KeyboardInterrupt:
         again = shlex.join(["python", "run.py", *argv])
         # of the others nothing is kept, so there is nothing to go on with

@@ -377,8 +377,9 @@ def _of_these_images(record: Record, config: RunConfig, where: Runtime) -> Recor
     Raises:
         ConfigError: they are other ones.
     """
-    is_known = published(config.data.name) is not None or where.data_root is None
-    if is_known or where.on_bad_image == "skip":
+    is_listed = published(config.data.name) is not None
+    is_known = is_listed and config.data.options.get("list") != "generated"
+    if is_known or where.data_root is None or where.on_bad_image == "skip":
         return record
     if _is_of(record, load_data(config.data, where.data_root)):
         return record

@@ -66,7 +66,7 @@ def predict(
         device=where.device,
         workers=where.workers,
     )
-    names = record.data.class_names
+    names = [printable(name) for name in record.data.class_names]
     found: list[tuple[tuple[str, float], ...]] = []
     with folded_backbone(method):
         for images, _ in loader.plain():

@@ -279,14 +279,45 @@ def test_one_file_under_two_spellings_is_one(tmp_path):
     assert "train/a/0.jpg" in problem(folder, tmp_path, layout="lists")
 
 
+def test_one_name_in_two_spellings_of_unicode_is_refused(tmp_path):
+    fill(tmp_path, {"a": 6, "b": 6})
+    for form in ("NFC", "NFD"):
+        name = unicodedata.normalize(form, "café.jpg")
+        shutil.copy(tmp_path / "train" / "a" / "0.jpg", tmp_path / "train" / "a" / name)
+    assert problem(folder, tmp_path).endswith("there twice, composed and not; rename one")
+
+
+def test_a_test_folder_without_a_train_folder_is_no_class(tmp_path):
+    fill(tmp_path, {"cat": 6, "dog": 6}, split=".")
+    fill(tmp_path, {"cat": 2, "dog": 2}, split="test")
+    assert "test/ but no train/ beside it; put the class folders" in problem(folder, tmp_path)
+
+
+def test_blank_lines_of_a_list_do_not_matter(tmp_path):
+    fill(tmp_path, {"a": 6, "b": 6})
+    lines = [f"train/{name}/{i}.jpg {label}\n" for label, name in enumerate("ab") for i in range(6)]
+    (tmp_path / "train.txt").write_text("".join(lines) + "\n\n")
+    assert len(folder(tmp_path, layout="lists").class_names) == 2
+
+
+def test_a_name_that_is_too_long_is_one_line(tmp_path, capsys):
+    command = ["data", "check", "folder", "--data-root", str(tmp_path)]
+    assert cli.main([*command, f"data.path={'x' * 300}"]) == 2
+    assert capsys.readouterr().err.endswith(
+        "File name too long; make it readable, or give another\n"
+    )
+
+
 def test_files_that_are_no_images_are_said(tmp_path):
     fill(tmp_path, {"a": 6, "b": 6})
     (tmp_path / "train" / "a" / "notes.txt").write_text("hello")
     (tmp_path / "train" / "a" / ".DS_Store").write_text("")
+    (tmp_path / "train" / "a" / "._0.jpg").write_text("of macOS")
+    (tmp_path / "train" / "a" / "album.jpg").mkdir()
     shutil.copy(tmp_path / "train" / "a" / "0.jpg", tmp_path / "train" / "a" / "LOUD.JPG")
     data = folder(tmp_path)
     assert data.source.split("; ")[1] == (
-        "1 that are no images left out, such as train/a/notes.txt"
+        "2 that are no images left out, such as train/a/album.jpg"
     )
     assert sum(data.class_counts) + len(data.test) == 13
 

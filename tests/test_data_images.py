@@ -17,6 +17,7 @@ from lt_bench.data.images import (
     EncodedImage,
     FolderReader,
     RandomWindow,
+    is_image_name,
     pixels,
     resized,
 )
@@ -269,8 +270,42 @@ def test_a_transparent_colour_becomes_white(tmp_path):
 def test_pixels_that_are_floats_are_refused(tmp_path):
     """0 to 1, or 0 to 255? One of the two would be black."""
     Image.fromarray(np.full((40, 40), 0.5, np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(DataError, match="floats of an unknown range; save it with 8 bits"):
+    with pytest.raises(DataError, match=r"\(F\) are of an unknown range; save it with 8 bits"):
         seen(tmp_path / "a.tif", size=32)
+    Image.fromarray(np.full((40, 40), 200, np.int32)).save(tmp_path / "b.tif")
+    with pytest.raises(DataError, match=r"\(I\) are of an unknown range; save it with 8 bits"):
+        seen(tmp_path / "b.tif", size=32)
+
+
+def test_a_file_for_ghostscript_is_no_image(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    with pytest.raises(DataError, match="of no known format"):
+        seen(tmp_path / "a.jpg", size=32)
+    assert not is_image_name(tmp_path / "features.h5")
+    assert is_image_name(tmp_path / "photo.JPG")
+
+
+def test_of_a_sliver_the_middle_is_resized():
+    """All of it would be 256 x 5,120,000."""
+    cut = CentreWindow()(1, 20_000, 224, draw())
+    assert cut == Cut((0, 9_968, 1, 10_032), (256, 256 * 64))
+    assert CentreWindow()(1, 64, 224, draw()).box == (0, 0, 1, 64)
+
+
+def test_an_odd_note_of_the_camera_does_not_matter(tmp_path):
+    """Pillow would write all notes anew to turn the photo, and fail at this one."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0213] = 3, 1
+    stored = four_colours().transpose(Image.Transpose.ROTATE_180)
+    stored.save(tmp_path / "photo.jpg", exif=exif, quality=95)
+    short, long = (
+        bytes.fromhex("0213000300000001 00010000"),
+        bytes.fromhex("0213000400000001 7fffffff"),
+    )
+    content = (tmp_path / "photo.jpg").read_bytes()
+    assert short in content
+    (tmp_path / "photo.jpg").write_bytes(content.replace(short, long))
+    assert corners(seen(tmp_path / "photo.jpg", size=32, is_turned=True)) == PLAIN
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

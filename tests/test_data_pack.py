@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lt_bench import cli
 from lt_bench.data import lists, pack
@@ -167,6 +168,13 @@ def test_damaged_packs_are_refused(places, tmp_path):
     assert said(whole[:-100]).startswith("not readable as a pack: ")
     assert said(b"").startswith("not readable as a pack: ")
     assert said(b"\0" * 64 + whole[-8:]).startswith("not readable as a pack: ")
+    listed = places.files["train"].listed[0][0].encode()
+    assert said(whole.replace(listed, b"\xff" * len(listed))).startswith("not readable as a pack: ")
+    other = said(whole.replace(listed, listed[:-5] + b"9.jpg"))
+    assert other.startswith("not readable as a pack: its rows are not those that were packed; remo")
+    assert said(whole.replace(b'"pack"', b'"sack"').replace(b"pack", b"sack")).startswith(
+        "not read"
+    )
     path.unlink()
     with pytest.raises(DataError, match="no such pack; make it with python run.py data pack"):
         read_pack(path, 224)
@@ -237,6 +245,25 @@ def test_small_datasets_have_nothing_to_pack(tmp_path, capsys):
     assert "digits_lt: its images are kept in memory; there is nothing to pack" in (
         capsys.readouterr().err
     )
+
+
+def test_an_image_that_was_replaced_is_packed_anew(tmp_path, capsys):
+    fill(tmp_path, {"a": 6, "b": 6})
+    command = ["data", "pack", "folder", "data.image_size=32", "--data-root", str(tmp_path)]
+    assert cli.main(command) == cli.main(command) == 0
+    assert "already there" in capsys.readouterr().out
+    (tmp_path / "train" / "a" / "0.jpg").write_bytes(
+        (tmp_path / "train" / "b" / "5.jpg").read_bytes() + b"\0"
+    )
+    assert cli.main(command) == 0
+    assert "already there" not in capsys.readouterr().out
+
+
+def test_an_image_too_long_for_jpeg_is_packed_all_the_same(tmp_path):
+    fill(tmp_path, {"a": 6, "b": 6})
+    Image.new("RGB", (3, 66_000), (9, 9, 9)).save(tmp_path / "train" / "a" / "0.png")
+    command = ["data", "pack", "folder", "data.image_size=32", "--data-root", str(tmp_path)]
+    assert cli.main(command) == 0
 
 
 def test_a_pack_that_is_too_small_or_packed_already_is_refused(places, tmp_path, capsys):

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lt_bench.data.images import UNREADABLE
 from lt_bench.data.types import Split
 from lt_bench.errors import DataError
 
@@ -125,8 +126,9 @@ def _wanted(family: Family) -> str:
 
 def _folders(family: Family, root: Path) -> list[Path]:
     named = [root / name for name in (family.folder, *family.places)]
-    inner = [folder / name for folder in named for name in ("data", folder.name)]
-    return [folder for folder in (*named, *inner, root / "data", root) if folder.is_dir()]
+    # the hub keeps the shards in one of these, the archive may be unpacked into its own name
+    inner = [f / name for f in (*named, root) for name in ("data", "plain_text", f.name)]
+    return [folder for folder in (*named, *inner, root) if folder.is_dir()]
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -304,13 +306,13 @@ def decode(encoded: Sequence[bytes | Path], name: Callable[[int], str]) -> Tenso
         try:
             file = content if isinstance(content, Path) else io.BytesIO(content)
             with Image.open(file, formats=("PNG",)) as image:
-                if image.size != (32, 32):
-                    raise DataError(
-                        f"{name(i)}: {image.width}x{image.height} pixels, 32x32 expected; "
-                        "take the official images"
-                    )
-                rgb = image if image.mode == "RGB" else image.convert("RGB")
-                pixels[i] = np.frombuffer(rgb.tobytes(), dtype=np.uint8)
-        except (OSError, SyntaxError) as error:  # a broken header is Pillow's SyntaxError
+                rgb = image.convert("RGB")
+        except UNREADABLE as error:
             raise DataError(f"{name(i)}: not a readable PNG; fetch it again") from error
+        if rgb.size != (32, 32):
+            raise DataError(
+                f"{name(i)}: {rgb.width}x{rgb.height} pixels, 32x32 expected; take the official "
+                "images"
+            )
+        pixels[i] = np.frombuffer(rgb.tobytes(), dtype=np.uint8)
     return torch.from_numpy(pixels).view(-1, 32, 32, 3).permute(0, 3, 1, 2).contiguous()

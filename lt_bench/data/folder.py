@@ -133,6 +133,11 @@ def _read_class_folders(base: Path) -> Held:
     """`train/<class>/<image>`, or `<class>/<image>` where there is no train/."""
     inner = {split: base / split for split in SPLITS if (base / split).is_dir()}
     if "train" not in inner:
+        if inner:
+            raise DataError(
+                f"{base}: {next(iter(inner))}/ but no train/ beside it; put the class folders of "
+                "the training images into train/"
+            )
         inner = {"train": base}
     names = _class_folders(inner["train"])
     if not names:
@@ -154,11 +159,15 @@ def _read_class_folders(base: Path) -> Held:
                 )
             for file in sorted((folder_of_split / class_folder).iterdir()):
                 path = file.relative_to(base).as_posix()
-                if is_image_name(file):
-                    items[split].append((_composed(path), label))
-                    path_of[_composed(path)] = path
-                elif not file.name.startswith("."):
+                if file.name.startswith("."):
+                    continue  # of the system, as ._1.jpg of macOS
+                if not is_image_name(file) or file.is_dir():
                     others.append(path)
+                elif (name := _composed(path)) in path_of:
+                    raise DataError(f"{base / path}: there twice, composed and not; rename one")
+                else:
+                    items[split].append((name, label))
+                    path_of[name] = path
     source = f"folders in {base.name}/: {', '.join(f'{split}/' for split in inner)}"
     if unused := [f"{split}.txt" for split in SPLITS if (base / f"{split}.txt").is_file()]:
         source += f"; {', '.join(unused)} not used (data.layout=lists would)"

@@ -37,7 +37,7 @@ def read_text(path: Path) -> str:
 def parse(text: str, *, place: str, class_names: Sequence[str], normalise: Normalise) -> list[Item]:
     """The (canonical path, label) items of "path label" lines.
 
-    Line ends and a missing last newline do not matter.
+    Line ends, blank lines and a missing last newline do not matter.
 
     Raises:
         DataError: the first few lines that are wrong, each with its number.
@@ -47,6 +47,8 @@ def parse(text: str, *, place: str, class_names: Sequence[str], normalise: Norma
     line_of: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         path, _, label_text = line.strip().rpartition(" ")
+        if not label_text:
+            continue
         found = normalise(path)
         problem = _problem(path, label_text, found, class_names)
         if problem is None and found is not None:

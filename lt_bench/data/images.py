@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from lt_bench.errors import DataError
 
@@ -31,8 +32,13 @@ except ImportError:
 # Pillow's own limit is for uploads by strangers; scans and panoramas of one's own are larger.
 Image.MAX_IMAGE_PIXELS = None
 MAX_PIXELS = 1_000_000_000
+SLIVER = 64  # times as long as it is wide
 
-EXIF_ORIENTATION, UPRIGHT = 0x0112, 1
+EXIF_ORIENTATION = 0x0112
+TURNS = {2 + i: Image.Transpose(turn) for i, turn in enumerate((0, 3, 1, 5, 4, 6, 2))}
+
+# Pillow has no pixels of these, or has Ghostscript run what is in them
+NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 # what Pillow raises for damaged files of the formats it reads
 UNREADABLE = (
@@ -94,12 +100,14 @@ class EncodedImage:
     def __init__(self, content: bytes, *, is_turned: bool = False) -> None:
         self.content = content
         try:
-            self.image: Image.Image = Image.open(io.BytesIO(content))
+            self.image: Image.Image = Image.open(io.BytesIO(content), formats=formats())
         except UnidentifiedImageError:
             raise ValueError("of no known format" if content else "empty") from None
         refuse_huge(self.image)
-        if is_turned and self.image.getexif().get(EXIF_ORIENTATION, UPRIGHT) != UPRIGHT:
-            self.image = ImageOps.exif_transpose(self.image)
+        # not by exif_transpose, which writes all notes anew and fails at odd ones
+        turn = TURNS.get(self.image.getexif().get(EXIF_ORIENTATION, 1)) if is_turned else None
+        if turn is not None:
+            self.image = self.image.transpose(turn)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -168,7 +176,14 @@ class FolderReader:
 
 def is_image_name(path: Path) -> bool:
     """Whether the name ends as those of a format that Pillow reads."""
-    return Image.registered_extensions().get(path.suffix.lower()) in Image.OPEN
+    return Image.registered_extensions().get(path.suffix.lower()) in formats()
+
+
+@lru_cache
+def formats() -> list[str]:
+    """The formats that are read."""
+    Image.init()
+    return [name for name in Image.OPEN if name not in NOT_READ]
 
 
 @dataclass(frozen=True)
@@ -192,7 +207,11 @@ class CentreWindow:
     scale: float = 8 / 7
 
     def __call__(self, width: int, height: int, size: int, draw: np.random.Generator) -> Cut:
-        return Cut((0, 0, width, height), with_short_side(width, height, round(size * self.scale)))
+        # of a sliver only a part is resized, since all of it would take gigabytes
+        w, h = min(width, SLIVER * height), min(height, SLIVER * width)
+        left, top = (width - w) // 2, (height - h) // 2
+        resized = with_short_side(w, h, round(size * self.scale))
+        return Cut((left, top, left + w, top + h), resized)
 
 
 @dataclass(frozen=True)
@@ -296,8 +315,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
-    if image.mode == "F":
-        raise ValueError("its pixels are floats of an unknown range; save it with 8 bits")
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        raise ValueError(f"its pixels ({image.mode}) are of an unknown range; save it with 8 bits")
     if image.mode == "I" or image.mode.startswith("I;16"):
         high = (np.asarray(image) >> 8).clip(0, 255)
         return Image.fromarray(high.astype(np.uint8)).convert("RGB")

@@ -28,7 +28,7 @@ from lt_bench.data.images import (
     unreadable_as,
     with_short_side,
 )
-from lt_bench.data.lists import Item
+from lt_bench.data.lists import Item, identity
 from lt_bench.data.types import ImageFiles, LongTailData, Report
 from lt_bench.errors import DataError
 from lt_bench.files import owned, writing
@@ -36,6 +36,7 @@ from lt_bench.files import owned, writing
 Format = Literal["jpeg", "uint8"]
 ROWS = 256  # at a time
 QUALITY = 90
+MAX_JPEG = 65_500  # pixels along a side
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 OnPacked = Callable[[int], object]
@@ -112,25 +113,26 @@ def read_pack(path: Path, image_size: int) -> Pack:
     if not path.is_file():
         raise DataError(f"{path}: no such pack; make it with python run.py data pack")
     table = _opened(path)
-    said = json.loads(table.schema.metadata[b"pack"])
-    if said["short_side"] < (needed := short_side(image_size)):
-        raise DataError(
-            f"{path}: packed at a short side of {said['short_side']}, {needed} needed for "
-            f"image_size {image_size}; remove it and run data pack again"
-        )
-    columns = (table[name].to_pylist() for name in ("split", "path", "label"))
     items: dict[str, list[Item]] = {}
     row_of = {}
-    for row, (split, image, label) in enumerate(zip(*columns, strict=True)):
-        items.setdefault(split, []).append((image, label))
-        row_of[image] = row
-    if len(row_of) != said["images"]:
+    try:
+        said = json.loads(table.schema.metadata[b"pack"])
+        columns = (table[name].to_pylist() for name in ("split", "path", "label"))
+        for row, (split, image, label) in enumerate(zip(*columns, strict=True)):
+            items.setdefault(split, []).append((image, label))
+            row_of[image] = row
+        if {split: identity(listed) for split, listed in items.items()} != said["identity"]:
+            raise ValueError("its rows are not those that were packed")
+        whole = Pack(path, items, row_of, said["class_names"], f"{path.name} ({_describe(said)})")
+        least = said["short_side"]
+    except (TypeError, KeyError, ValueError) as error:
+        raise _damaged(path, error) from error
+    if least < (needed := short_side(image_size)):
         raise DataError(
-            f"{path}: {len(row_of):,} images, {said['images']:,} expected; remove it and run data "
-            "pack again"
+            f"{path}: packed at a short side of {least}, {needed} needed for "
+            f"image_size {image_size}; remove it and run data pack again"
         )
-    source = f"{path.name} ({_describe(said)})"
-    return Pack(path, items, row_of, said["class_names"], source)
+    return whole
 
 
 def write_pack(
@@ -166,13 +168,14 @@ def write_pack(
         "quality": QUALITY if form == "jpeg" else None,
         "short_side": short,
         "images": sum(len(split) for split in files.values()),
+        "bytes": sum(_num_bytes(s.reader, i) for s in files.values() for i in range(len(s))),
         "identity": dict(data.identity),
         "class_names": list(data.class_names),
         "source": data.source,
     }
     schema = _schema(said)
     if path.is_file() and _opened(path).schema.metadata == schema.metadata:
-        return Report((f"{path}: already there, {_describe(said)}",), ok=True)
+        return Report((f"{path}: already there, {_describe(said)}", *_left_out(path)), ok=True)
     encode = partial(_encode, short=short, form=form, is_skipped=on_bad_image == "skip")
     folder = path.with_name(f".{path.name}.part")
     part = folder / "rows"
@@ -192,6 +195,14 @@ def write_pack(
     began = f", {done:,} of them by an earlier run" if done else ""
     first = f"{path}: {said['images']:,} images{began}, {path.stat().st_size / 1e6:,.1f} MB"
     return Report((f"{first}, {_describe(said)}", *_left_out(path)), ok=True)
+
+
+def _num_bytes(reader: Reader, index: int) -> int:
+    """By which a replaced image is noticed; none of one that cannot be read at all."""
+    try:
+        return reader.num_bytes(index)
+    except OSError:
+        return 0
 
 
 def _left_out(path: Path) -> list[str]:
@@ -250,7 +261,8 @@ def _encode(
     if form == "uint8":
         return pixels.tobytes(), width, height
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=QUALITY)
+    kind = "JPEG" if max(height, width) <= MAX_JPEG else "PNG"
+    Image.fromarray(pixels).save(stream, kind, quality=QUALITY)
     return stream.getvalue(), width, height
 
 
@@ -326,8 +338,12 @@ def _opened(path: Path) -> Any:
     """The rows of a pack, mapped into memory."""
     arrow = _arrow()
     try:
-        return arrow.ipc.open_stream(arrow.memory_map(str(path))).read_all()
-    except (arrow.ArrowInvalid, OSError) as error:
-        raise DataError(
-            f"{path}: not readable as a pack: {error}; remove it and run data pack again"
-        ) from error
+        table = arrow.ipc.open_stream(arrow.memory_map(str(path))).read_all()
+        table.validate(full=True)
+    except (arrow.ArrowException, OSError, ValueError) as error:  # a path that is not UTF-8, too
+        raise _damaged(path, error) from error
+    return table
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: not readable as a pack: {error}; remove it and run data pack again")
