@@ -118,7 +118,8 @@ def table(arguments: argparse.Namespace) -> int:
 
     missing = report.missing(arguments.name, arguments.results)
     if arguments.dry_run:
-        print(*(in_folder(run.command, arguments.results) for run in missing), sep="\n")
+        for run in missing:
+            print(in_folder(run.command, arguments.results))
         return 0
     status = 0
     if missing:

@@ -90,7 +90,7 @@ class RunConfig:
     def names(self) -> tuple[str, str]:
         """Of recipe and overlay, without the folders of files of one's own."""
         recipe, *variants = self.recipe.split(":")
-        return ":".join([Path(recipe).stem, *variants]), Path(self.overlay).stem
+        return ":".join([stem_of(recipe), *variants]), stem_of(self.overlay)
 
     @property
     def run_id(self) -> str:
@@ -121,6 +121,9 @@ def in_folder(command: str, results: Path) -> str:
     named = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     return f"{command} --results {shlex.quote(str(named))}"
 
+
+# Tables of settings that a second stage has in common with the run it starts from.
+SHARED_WITH_PARENT = ("data", "backbone")
 
 # Set by `load` itself, never by a file or on the command line.
 NAMED_BY_LOAD = ("recipe", "overlay", "digest", "overrides", "parent")
@@ -187,12 +190,19 @@ def gather(recipe: str, method: str, overrides: Sequence[str] = ()) -> Said:
             raise ConfigError(f"recipe: {unknown(variant, known_variants)}")
         _merge(tree, known_variants[variant], f"{recipe_file} [variants.{variant}]", origin)
     _merge(tree, method_tree, method_file, origin)
-    stem = Path(recipe_name).stem
+    stem = stem_of(recipe_name)
     for key in (stem, *(f"{stem}:{variant}" for variant in variants)):
         if key in only_for:
             _merge(tree, only_for[key], f"{method_file} [for.{key}]", origin)
     for override in overrides:
         _merge(tree, _parse_override(override), f"command line: {override}", origin)
+    told = set(origin.values())
+    if idle := [o for o in overrides if f"command line: {o}" not in told]:
+        raise ConfigError(
+            f"{o}: has no effect, since a later setting replaces it; write it after that, or leave "
+            "it out"
+            for o in idle
+        )
     return Said(tree, origin)
 
 
@@ -223,12 +233,19 @@ def read_toml(kind: str, name: str, folder: Path) -> tuple[str, dict[str, Any]]:
     except PermissionError as error:
         raise ConfigError(f"{shown}: not readable; check its permissions") from error
     except OSError as error:  # not there, a folder, a name longer than any file's
+        if name.endswith(".toml"):
+            raise ConfigError(f"{kind}: {name}: no such file in {Path.cwd()}") from error
         known = sorted(p.stem for p in folder.glob("*.toml"))
         raise ConfigError(f"{kind}: {unknown(name, known)}") from error
     except ValueError as error:  # of tomllib, of UTF-8, or a name with a null byte
         raise ConfigError(f"{shown}: not readable as TOML: {error}") from error
     except RecursionError as error:
         raise ConfigError(f"{shown}: not readable as TOML: nested too deep") from error
+
+
+def stem_of(name: str) -> str:
+    """Of a config's name or file: without its folder and .toml, with any other dots."""
+    return Path(name).name.removesuffix(".toml")
 
 
 def key_of(override: str) -> str:
@@ -290,7 +307,7 @@ def _parent(
     if not isinstance(name, str):
         problems.append(f"parent: expected the name of a method, got {name!r}")
         return None
-    shared = [o for o in overrides if key_of(o).split(".")[0] in ("data", "backbone")]
+    shared = [o for o in overrides if key_of(o).split(".")[0] in SHARED_WITH_PARENT]
     try:
         return load(recipe, name, shared, tables)
     except ConfigError as error:

@@ -122,7 +122,11 @@ def run(
     code_at_start()
     # the first rank decides for all, owns the folder, tests and writes
     if on_any_rank(rank() == 0 and finished.exists() and not again):
-        return _of_these_images(read(finished), config, where)
+        record = _of_these_images(read(finished), config, where)
+        commit = str(record.environment.get("commit"))[:8]
+        changed = " with uncommitted changes" if record.environment.get("dirty") else ""
+        logger.warning(f"{config.run_id}: on record since {commit}{changed}; --again repeats it")
+        return record
     if rank():
         if not on_any_rank(False):
             _train(config, where, folder)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lt_bench import metrics
-from lt_bench.config import ROOT, RunConfig, in_folder, load, names, read_toml, with_seed
+from lt_bench.config import ROOT, RunConfig, in_folder, load, names, read_toml, stem_of, with_seed
 from lt_bench.errors import ConfigError
 from lt_bench.files import write_text_whole
 from lt_bench.metrics import FloatArray
@@ -49,7 +49,7 @@ def table_config(name: str) -> TableConfig:
     reader = Reader({"report": REPORTS})
     settings = reader.settings(TableConfig, tree, place="")
     if reader.problems:
-        raise ConfigError(f"table {Path(name).stem}: {problem}" for problem in reader.problems)
+        raise ConfigError(f"table {stem_of(name)}: {problem}" for problem in reader.problems)
     return TableConfig(**settings)
 
 
@@ -90,7 +90,7 @@ def fill(name: str, records: Sequence[Record], also: Spec | None = None) -> Fill
     weights = None  # but for scores that are means over classes, which can be resampled
     if report == "shots":
         weights = functools.partial(shot_weights, **config.report.options)
-    table = Path(name).stem
+    table = stem_of(name)
     return Filled(
         name=f"{table}-{also.name}" if also else table,
         table=table,
@@ -113,7 +113,14 @@ def table_frame(name: str, results: Path) -> pd.DataFrame:
 
 
 def write_table(name: str, results: Path) -> str:
-    """Write results/tables/NAME.md, .csv and .tex and return the Markdown."""
+    """Write results/tables/NAME.md, .csv and .tex and return the Markdown.
+
+    Raises:
+        ConfigError: a file of one's own has the name of a table of the checkout.
+    """
+    own = stem_of(name)
+    if own != name and own in names("configs/tables"):
+        raise ConfigError(f"table {name}: would replace the results of table {own}; rename it")
     records = read_all(results)
     for table in (tables := all_reports(name, records)):
         for path, text in _texts(table, results).items():
@@ -145,6 +152,13 @@ class Results:
 
 
 def read_results(folder: Path) -> Results:
+    """Every record and table of a folder.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"--results: {folder} is no folder; run train or table first")
     records = read_all(folder)
     listed = names("configs/tables")
     return Results(folder, records, [t for name in listed for t in all_reports(name, records)])
@@ -280,7 +294,7 @@ def _configs(name: str, config: TableConfig) -> dict[str, list[RunConfig]]:
             except ConfigError as error:
                 problems |= dict.fromkeys(error.problems)
     if problems:
-        raise ConfigError(f"table {Path(name).stem}: {problem}" for problem in problems)
+        raise ConfigError(f"table {stem_of(name)}: {problem}" for problem in problems)
     return rows
 
 
@@ -311,11 +325,11 @@ def _rows(
 
 
 def _texts(table: Filled, results: Path) -> dict[Path, str]:
-    stem = results / "tables" / table.name
+    stem = str(results / "tables" / table.name)
     return {
-        stem.with_suffix(".md"): render_markdown(table, results),
-        stem.with_suffix(".csv"): render_csv(table),
-        stem.with_suffix(".tex"): render_latex(table, results),
+        Path(f"{stem}.md"): render_markdown(table, results),
+        Path(f"{stem}.csv"): render_csv(table),
+        Path(f"{stem}.tex"): render_latex(table, results),
     }
 
 

@@ -148,7 +148,7 @@ class Reader:
         for name, parameter in known.items():
             if parameter.default is inspect.Parameter.empty and name not in spec.options:
                 self._say(join(place, name), f"is missing; {spec.name!r} needs it")
-        kinds = {name: hints[name] for name in known}
+        kinds = {name: hints.get(name, Any) for name in known}
         return self._each(spec.options, kinds, place, f"option of {spec.name!r}")
 
     def read(self, value: Any, kind: Any, place: str) -> Any:
@@ -164,10 +164,11 @@ class Reader:
             if value not in inner:
                 self._say(place, unknown(value, [str(name) for name in inner]))
             return value
-        if origin is tuple:
+        if origin in (tuple, list):
             if not isinstance(value, list | tuple):
                 return self._mismatch(value, "a list", place)
-            return tuple(self.read(item, inner[0], f"{place}[{i}]") for i, item in enumerate(value))
+            read = (self.read(item, inner[0], f"{place}[{i}]") for i, item in enumerate(value))
+            return origin(read)
         if origin is dict:
             if not isinstance(value, Mapping):
                 return self._mismatch(value, "a table", place)

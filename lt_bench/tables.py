@@ -269,8 +269,12 @@ def _marks(row: Row, runs: Runs, data: Counter[str], computed: Counter[str]) -> 
         yield f"runs of different versions of the code: {', '.join(sorted(commits))}"
     if parent := row.config.parent:
         epochs = f"{row.config.optim.epochs} epochs after the {parent.optim.epochs}"
+        idle = [override for override in row.config.overrides if override not in parent.overrides]
+        without = [f"which is without {', '.join(idle)}"] if idle else []
         settled = {f"{k} = {v:g}" for record in row.records for k, v in record.settled.items()}
-        yield ", ".join([f"second stage, {epochs} of {method_name(parent)}", *sorted(settled)])
+        yield ", ".join(
+            [f"second stage, {epochs} of {method_name(parent)}", *without, *sorted(settled)]
+        )
     if len(row.records) < row.num_seeds:
         yield f"{len(row.records)} of {row.num_seeds} seeds"
     if short := shortened(row.config):

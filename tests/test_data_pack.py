@@ -168,7 +168,7 @@ def test_damaged_packs_are_refused(places, tmp_path):
     assert said(whole[:-100]).startswith("not readable as a pack: ")
     assert said(b"").startswith("not readable as a pack: ")
     assert said(b"\0" * 64 + whole[-8:]).startswith("not readable as a pack: ")
-    listed = places.files["train"].listed[0][0].encode()
+    listed = places.files["train"].listed[0].encode()
     assert said(whole.replace(listed, b"\xff" * len(listed))).startswith("not readable as a pack: ")
     other = said(whole.replace(listed, listed[:-5] + b"9.jpg"))
     assert other.startswith("not readable as a pack: its rows are not those that were packed; remo")

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+import re
 from functools import partial
 
 import pytest
@@ -168,14 +169,14 @@ def test_probabilities_rank_classes_as_the_logits(spec):
     scores = loss.probabilities(logits)
     assert ((scores >= 0) & (scores <= 1)).all()
     assert torch.equal(scores.argmax(1), logits.argmax(1))
-    if "sigmoid" not in spec.name and spec.name != "eql":
+    if type(loss).probabilities is losses.Loss.probabilities:
         assert torch.allclose(scores.sum(1), torch.ones(len(scores)))
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_docstring_says_where_it_is_from(name):
     text = " ".join(inspect.getdoc(LOSSES[name]).split())
-    assert name in ("ce", "sigmoid_ce") or any(f", {year}" in text for year in range(2016, 2026))
+    assert name in ("ce", "sigmoid_ce") or re.search(r", (19|20)\d\d", text)
 
 
 # --- the slow way, in plain Python floats
