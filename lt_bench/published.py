@@ -34,7 +34,8 @@ ABOUT = (
     "Top-1 in %. Published: lowest to highest of the values printed for the same recipe, by the "
     "sources below. Ours: mean ± standard deviation over n seeds, the last epoch of full runs on "
     "our own subset; short runs are not compared. Published values often are the best epoch on the "
-    "test split, which is above the last."
+    "test split, which is above the last. The band reaches beyond that spread on either side, as "
+    "far as its column says. One source may count for several of our rows."
 )
 
 Group = tuple[str, float, str, str]  # data, imbalance factor, backbone, recipe family

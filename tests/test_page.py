@@ -133,6 +133,7 @@ def test_the_page_drifts_with_one_number(page, results):
 
 
 def test_without_records_there_is_no_page_to_miss(checkout, results):
+    results.mkdir()
     assert check_page(report.read_results(results)) == []
 
 

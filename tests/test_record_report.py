@@ -373,6 +373,33 @@ def test_images_that_cannot_be_told_apart_have_no_interval(checkout, results):
     )
 
 
+def test_a_table_elsewhere_does_not_replace_one_of_the_checkout(checkout, results, tmp_path):
+    fill_with(results)
+    own = tmp_path / "table.toml"
+    own.write_text(TABLE)
+    with pytest.raises(ConfigError, match="would replace the results of table table; rename it"):
+        report.write_table(str(own), results)
+    own.rename(tmp_path / "mine.v2.toml")
+    report.write_table(str(tmp_path / "mine.v2.toml"), results)
+    assert (results / "tables" / "mine.v2.md").is_file()
+
+
+def test_a_results_folder_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(ConfigError, match=r"^--results: .*/typo is no folder; run train or table"):
+        report.read_results(tmp_path / "typo")
+
+
+def test_a_second_stage_says_which_settings_its_parent_is_without(checkout, results):
+    (checkout.parent / "methods" / "child.toml").write_text(
+        'parent = "ce"\nmethod = "retrain_head"\n'
+    )
+    table = TABLE.replace('"mine"', '"child"') + 'overrides = ["optim.lr=0.1"]'
+    (checkout / "table.toml").write_text(table)
+    fill_with(results)
+    *_, mark = report.table_frame("table", results)["marks"]
+    assert mark == "second stage, 4 epochs after the 4 of CE, which is without optim.lr=0.1"
+
+
 def test_one_seed_has_no_deviation(checkout, results):
     (checkout / "table.toml").write_text(TABLE.replace("[0, 1]", "[0]"))
     fill_with(results)
