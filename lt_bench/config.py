@@ -196,8 +196,10 @@ def gather(recipe: str, method: str, overrides: Sequence[str] = ()) -> Said:
             _merge(tree, only_for[key], f"{method_file} [for.{key}]", origin)
     for override in overrides:
         _merge(tree, _parse_override(override), f"command line: {override}", origin)
+    # of one key the last counts; what another key's part replaces may be a slip
+    last = {key_of(override): override for override in overrides}
     told = set(origin.values())
-    if idle := [o for o in overrides if f"command line: {o}" not in told]:
+    if idle := [o for o in last.values() if f"command line: {o}" not in told]:
         raise ConfigError(
             f"{o}: has no effect, since a later setting replaces it; write it after that, or leave "
             "it out"

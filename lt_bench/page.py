@@ -243,8 +243,8 @@ def _cell(row: Row, name: str, column: Column, text: str, is_bold: bool, runs: s
 
 
 def _runs_id(table: Filled, row: Row) -> str:
-    recipe = row.config.names[0].replace(":", ".")
-    return f"runs-{table.name}-{recipe}-{row.config.digest[:12]}"
+    names = "-".join(row.config.names).replace(":", ".")
+    return f"runs-{table.name}-{names}-{row.config.digest[:12]}"
 
 
 def _runs_of(table: Filled, row: Row, results: Path) -> str:

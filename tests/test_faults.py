@@ -293,7 +293,7 @@ def test_a_data_root_that_vanishes_ends_the_run_and_the_run_goes_on_when_it_is_b
 ):
     root = fill(tmp_path / "photos", {"cat": 12, "dog": 9})
     fill(root, {"cat": 2, "dog": 2}, "test")
-    config = prepare("folder", "ce", [*TINY[1:], "optim.epochs=3"])
+    config = prepare("folder", "ce", [*TINY, "optim.epochs=3"])
 
     def where(name, data_root=root):
         return Runtime.choose(
