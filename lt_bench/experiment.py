@@ -46,6 +46,7 @@ from lt_bench.record import (
     environment,
     read,
     record_path,
+    version,
     write,
 )
 from lt_bench.runtime import (
@@ -123,9 +124,7 @@ def run(
     # the first rank decides for all, owns the folder, tests and writes
     if on_any_rank(rank() == 0 and finished.exists() and not again):
         record = _of_these_images(read(finished), config, where)
-        code = str(record.environment.get("commit") or "unknown")[:8]
-        changed = " with uncommitted changes" if record.environment.get("dirty") else ""
-        logger.warning(f"{config.run_id}: on record, by code {code}{changed}; --again repeats it")
+        logger.warning(f"{config.run_id}: on record, by code {version(record)}; --again repeats it")
         return record
     if rank():
         if not on_any_rank(False):

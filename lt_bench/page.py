@@ -16,6 +16,7 @@ from lt_bench.errors import DataError
 from lt_bench.files import write_text_whole
 from lt_bench.metrics import SHOT_GROUPS
 from lt_bench.published import Beside
+from lt_bench.record import version
 from lt_bench.render import (
     Grid,
     across_grid,
@@ -31,7 +32,6 @@ from lt_bench.render import (
     source_of_figure,
     title,
     told_marks,
-    version,
 )
 from lt_bench.report import Results, beside_published
 from lt_bench.tables import HEADLINE, Column, Filled, Row, dataset_name

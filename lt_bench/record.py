@@ -216,6 +216,17 @@ def read(path: Path) -> Record:
     return record  # type: ignore[no-any-return]
 
 
+def commit(record: Record) -> str:
+    """The commit that made a record, shortened."""
+    found = record.environment.get("commit")
+    return str(found)[:8] if found else "not known"
+
+
+def version(record: Record) -> str:
+    """The version of the code that made a record."""
+    return f"{commit(record)} (changed)" if record.environment.get("dirty") else commit(record)
+
+
 def read_all(results: Path) -> list[Record]:
     """Every record under `results`, by run_id.
 

@@ -15,7 +15,7 @@ import pandas as pd
 from lt_bench import metrics
 from lt_bench.config import RunConfig, in_folder, key_of
 from lt_bench.intervals import Difference
-from lt_bench.record import Record
+from lt_bench.record import Record, version
 from lt_bench.tables import (
     HEADLINE,
     NO_VALUE,
@@ -23,7 +23,6 @@ from lt_bench.tables import (
     Filled,
     Row,
     backbone_name,
-    commit,
     dataset_name,
     frame,
     how_computed,
@@ -423,11 +422,6 @@ def _shot_groups(
         f"Groups by training images per class: many: more than {many} ({sizes['many']}); "
         f"medium: {few} to {many} ({sizes['medium']}); few: fewer than {few} ({sizes['few']})."
     )
-
-
-def version(record: Record) -> str:
-    """The version of the code that made a record."""
-    return f"{commit(record)} (changed)" if record.environment.get("dirty") else commit(record)
 
 
 def _machine(record: Record) -> str:

@@ -19,7 +19,7 @@ from lt_bench.intervals import (
     t_interval,
 )
 from lt_bench.metrics import FloatArray, IntArray
-from lt_bench.record import Record
+from lt_bench.record import Record, commit
 from lt_bench.schema import Part, Spec
 
 NO_VALUE = "–"
@@ -296,12 +296,6 @@ def _full_epochs(config: RunConfig) -> int:
 
 def _data_identity(record: Record) -> str:
     return json.dumps([record.data.identity, record.data.class_counts], sort_keys=True)
-
-
-def commit(record: Record) -> str:
-    """The commit that made a record, shortened."""
-    found = record.environment.get("commit")
-    return str(found)[:8] if found else "not known"
 
 
 def how_computed(record: Record) -> str:

@@ -172,9 +172,7 @@ def test_damaged_packs_are_refused(places, tmp_path):
     assert said(whole.replace(listed, b"\xff" * len(listed))).startswith("not readable as a pack: ")
     other = said(whole.replace(listed, listed[:-5] + b"9.jpg"))
     assert other.startswith("not readable as a pack: its rows are not those that were packed; remo")
-    assert said(whole.replace(b'"pack"', b'"sack"').replace(b"pack", b"sack")).startswith(
-        "not read"
-    )
+    assert said(whole.replace(b"pack", b"sack")).startswith("not read")
     path.unlink()
     with pytest.raises(DataError, match="no such pack; make it with python run.py data pack"):
         read_pack(path, 224)
