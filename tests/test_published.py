@@ -8,13 +8,21 @@ import pytest
 from lt_bench import report
 from lt_bench.config import load, names, with_seed
 from lt_bench.errors import DataError
-from lt_bench.published import beside, group_of, read_published, render_published, verdict
+from lt_bench.published import beside, read_published, recipe_of, render_published, verdict
 from lt_bench.record import write
 from tests.synthetic import long_tail, make_record
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT.parent / "shared" / "reference" / "published.csv"
-PLAIN_100 = ("cifar100_lt", 100.0, "ResNet-32", "plain")
+PLACES_THERE = {
+    "cifar10_lt": ("CIFAR-10-LT", "ResNet-32"),
+    "cifar100_lt": ("CIFAR-100-LT", "ResNet-32"),
+    "imagenet_lt": ("ImageNet-LT", "ResNeXt-50"),
+    "imagenet_lt:resnet50": ("ImageNet-LT", "ResNet-50"),
+    "imagenet_lt:eql": ("ImageNet-LT", "ResNet-10"),
+    "places_lt": ("Places-LT", "ResNet-152 (ImageNet-pretrained)"),
+    "inat2018": ("iNaturalist2018", "ResNet-50"),
+}
 
 
 @pytest.fixture
@@ -23,9 +31,9 @@ def results(tmp_path):
     return tmp_path
 
 
-def spread(method, group=PLAIN_100):
+def spread(method, recipe="cifar100_lt"):
     rows = read_published(ROOT / "results")
-    values = [row.top1_percent for row in rows if row.group == group and row.method == method]
+    values = [row.top1_percent for row in rows if row.recipe == recipe and row.method == method]
     return (min(values), max(values)) if values else None
 
 
@@ -53,7 +61,8 @@ def test_the_spreads_are_those_of_the_plain_recipe():
     assert spread("ce") == (38.05, 40.66)
     assert spread("ldam_drw") == (42.04, 42.9)
     assert spread("balanced_softmax") == (42.99, 46.47)
-    assert spread("ce", ("cifar100_lt", 200.0, "ResNet-32", "strong")) == (41.0, 41.33)
+    assert spread("ce", "cifar100_lt:eql") == (41.0, 41.33)
+    assert spread("crt", "imagenet_lt") == (48.4, 49.9)
     assert not any(spread(method) for method in names("configs/methods") if "sdn" in method)
     assert not spread("recall")
 
@@ -61,24 +70,28 @@ def test_the_spreads_are_those_of_the_plain_recipe():
 def test_every_committed_row_is_one_of_the_reference():
     if not REFERENCE.exists():
         pytest.skip("the reference table is not beside this checkout")
-    names_there = {"cifar100_lt": "CIFAR-100-LT", "cifar10_lt": "CIFAR-10-LT"}
     with REFERENCE.open(encoding="utf-8", newline="") as file:
         there = {
-            (row["dataset"], row["imbalance_factor"], row["method"], row["value_percent"])
+            (row["dataset"], row["backbone"], factor, row["method"], row["value_percent"])
             for row in csv.DictReader(file)
-            if row["metric"] == "top1"
-            and row["backbone"] == "ResNet-32"
-            and row["confidence"] == "read directly"
+            if row["metric"] == "top1" and row["confidence"] == "read directly"
+            for factor in (row["imbalance_factor"] if "CIFAR" in row["dataset"] else "",)
         }
     for row in read_published(ROOT / "results"):
-        factor, value = f"{row.imbalance_factor:g}", f"{row.top1_percent:g}"
-        assert (names_there[row.data], factor, row.published_as, value) in there
+        config = load(row.recipe, row.method)
+        assert recipe_of(config) == row.recipe
+        stem = row.recipe.partition(":")[0]
+        place = PLACES_THERE.get(row.recipe, PLACES_THERE[stem])
+        factor = config.data.options.get("imbalance_factor", "")
+        said = (*place, f"{factor:g}" if factor else "", row.published_as, f"{row.top1_percent:g}")
+        assert said in there
 
 
 def test_a_full_run_is_compared(results):
     run_at(results, "ce", [39, 40, 41])
     run_at(results, "ldam_drw", [40, 40, 40])
     run_at(results, "seql", [50])
+    run_at(results, "cb_focal", [30])
     for method in ("recall", "sdn_recall", "loss_scheduling"):
         run_at(results, method, [39])
     text = render_published(report.beside_published(report.read_results(results)))
@@ -86,6 +99,7 @@ def test_a_full_run_is_compared(results):
     assert cells["CE"] == ["38.0 .. 40.7", "6", "40.0 ± 1.0", "3", "in the spread"]
     assert cells["LDAM-DRW"][2:] == ["40.0 ± 0.0", "3", "2.04 below: OUTSIDE the band"]
     assert cells["SEQL"] == ["40.5", "1", "50.0", "1", "9.51 above: OUTSIDE the band"]
+    assert cells["CB focal"] == ["36.0 .. 39.6", "4", "30.0", "1", "–"]  # no target
     assert cells["Focal"][2:] == ["not run", "0", "–"]
     assert cells["Recall"] == ["no published classification value", "0", "39.0", "1", "–"]
     assert cells["SDN (rep: recall, cls: CB)"][0] == "no published classification value"
@@ -93,31 +107,34 @@ def test_a_full_run_is_compared(results):
     assert "LWS" in cells
     assert "SDN (rep: CE, cls: CB)" not in cells  # neither published nor run
     assert "Recall: 1 of 3 seeds." in text
-    assert "(imbalance factor 50), ResNet-32, the plain recipe" in text.split("\n## ")[2]
+    headings = [part.partition("\n")[0] for part in text.split("\n## ")[1:]]
+    assert headings[0] == (
+        "CIFAR-100-LT (imbalance factor 100), ResNet-32, recipe cifar100_lt: 200 epochs, crop, flip"
+    )
+    assert all(heading.endswith("; no run of ours yet") for heading in headings[1:])
     assert "38.05 (IB loss (ICCV21) Table 4, arXiv:2110.02444, own run)" in text
 
 
 def test_a_short_run_is_never_compared(results):
     run_at(results, "ce", [39], recipe="cifar100_lt:short")
     text = render_published(report.beside_published(report.read_results(results)))
-    assert "crop and flip: no run of ours yet\n" in text
-    assert lines_of(text)["CE"] == ["38.0 .. 40.7", "6"]
+    _, there = text.split("## CIFAR-100-LT (imbalance factor 100), ")
+    assert there.startswith("ResNet-32, recipe cifar100_lt: 200 epochs, crop, flip; no run of ours")
+    assert "ours" not in there.partition("| ---")[0].partition("method")[2]  # no column for it
 
 
 def test_what_compares_with_what():
-    assert group_of(load("cifar100_lt", "ce")) == PLAIN_100
-    assert group_of(load("cifar100_lt", "crt")) == PLAIN_100
-    assert group_of(load("cifar100_lt:if50", "ce")) == ("cifar100_lt", 50.0, "ResNet-32", "plain")
-    assert group_of(load("cifar100_lt", "ce", ["data.subset=ldam"])) == PLAIN_100
-    assert group_of(load("cifar100_lt:short", "ce")) is None
-    assert group_of(load("cifar100_lt:short", "crt")) is None
-    assert group_of(load("cifar100_lt", "ce", ["optim.epochs=100"])) is None
-    assert group_of(load("cifar100_lt", "ce", ["optim.lr=0.2"])) is None
-    assert group_of(load("digits_lt", "ce")) is None
-
-    eql = ("cifar100_lt", 200.0, "ResNet-32", "strong")
-    assert group_of(load("cifar100_lt:eql", "seql")) == eql
-    assert group_of(load("cifar100_lt:strong", "ce"))[3] == "strong"
+    assert recipe_of(load("cifar100_lt", "ce")) == "cifar100_lt"
+    assert recipe_of(load("cifar100_lt:if100", "crt")) == "cifar100_lt"
+    assert recipe_of(load("imagenet_lt:resnext50", "ce")) == "imagenet_lt"
+    assert recipe_of(load("cifar100_lt:if50", "ce")) == "cifar100_lt:if50"
+    assert recipe_of(load("cifar100_lt", "ce", ["data.subset=ldam"])) == "cifar100_lt"
+    assert recipe_of(load("cifar100_lt:short", "ce")) is None
+    assert recipe_of(load("cifar100_lt:short", "crt")) is None
+    assert recipe_of(load("cifar100_lt", "ce", ["optim.epochs=100"])) is None
+    assert recipe_of(load("cifar100_lt", "ce", ["optim.lr=0.2"])) is None
+    assert recipe_of(load("digits_lt", "ce")) is None
+    assert recipe_of(load(str(ROOT / "configs" / "cifar100_lt.toml"), "ce")) is None
 
 
 def test_the_verdict_at_the_edges():
@@ -147,3 +164,13 @@ def test_a_file_that_is_not_utf8_is_said(tmp_path):
     (said,) = caught.value.problems
     assert said.startswith(f"{path}: 'utf-8' codec can't decode byte 0xfc")
     assert said.endswith("; restore the file")
+
+
+@pytest.mark.parametrize("method", names("configs/methods"))
+def test_an_overlay_says_its_command_and_what_is_published_of_it(method):
+    text = (ROOT / "configs" / "methods" / f"{method}.toml").read_text(encoding="utf-8")
+    header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    assert f"#   python run.py train cifar100_lt {method} --data-root DIR\n" in header
+    if found := spread(method):
+        low, high = (f"{value:.1f}" for value in found)
+        assert (low if low == high else f"{low} .. {high}") in header
