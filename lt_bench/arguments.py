@@ -13,6 +13,9 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
+        message = message.removesuffix(", key=value")  # which may be none
+        if message.startswith("unrecognized arguments: --"):
+            message += "; a setting is written key=value, such as optim.epochs=2"
         self.exit(USER_MISTAKE, f"{message}; see {self.prog} --help\n")
 
     def take(self, verb: str) -> None:
@@ -30,6 +33,14 @@ def _at_least_one(text: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of runs; write 1 or more")
     return int(text)
+
+
+def _seed(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        said = f"{text!r} is no seed; write them apart, --seeds 0 1 2"
+        raise argparse.ArgumentTypeError(said) from None
 
 
 def _flag(about: str) -> dict[str, Any]:
@@ -57,7 +68,7 @@ ARGUMENTS: Mapping[str, dict[str, Any]] = {
     "path": {"metavar": "PATH", "type": Path, "help": "an image, or a folder of them"},
     "action": {"choices": ["check", "build", "pack"]},
     "names": {"metavar": "NAME", "nargs": "*", "help": "which ones; default: all"},
-    "--seeds": _number(int, "one run for each", nargs="+"),
+    "--seeds": _number(_seed, "one run for each", nargs="+"),
     "--jobs": _number(
         _at_least_one,
         "how many runs go on side by side, on a share of the cores each; default: 1",

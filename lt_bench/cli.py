@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser.parse_intermixed_args(argv[1:])
         level = logging.INFO if is_first_rank() else logging.ERROR
         logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+        logging.getLogger("torch").setLevel(logging.WARNING)  # it tells of its caches at exit
         with _terminated_as_interrupted():
             return command(arguments)
     except UserError as error:
@@ -119,7 +120,7 @@ def table(arguments: argparse.Namespace) -> int:
     missing = report.missing(arguments.name, arguments.results)
     if arguments.dry_run:
         for run in missing:
-            print(in_folder(run.command, arguments.results))
+            print(in_folder(run.command, arguments.results, arguments.data_root))
         return 0
     status = 0
     if missing:
@@ -130,6 +131,9 @@ def table(arguments: argparse.Namespace) -> int:
         status = _run_all(missing, _runtime(arguments), waits=True)
     if is_first_rank():
         print(report.write_table(arguments.name, arguments.results))
+        if status == 0 and (page := arguments.results / "index.html").exists():
+            rebuild = in_folder("python run.py report", arguments.results)
+            logger.info(f"{page} and the figures are as they were; {rebuild} rebuilds them")
     return status
 
 
@@ -191,7 +195,7 @@ def predict(arguments: argparse.Namespace) -> int:
         found = predictions.predict(arguments.run_id, arguments.path, where, seen)
     if arguments.csv:
         write_text_whole(arguments.csv, predictions.as_csv(found))
-    print(*predictions.as_lines(found), sep="\n")
+    print(*predictions.as_lines(found, arguments.csv), sep="\n")
     return 0
 
 
@@ -369,7 +373,7 @@ def _run_all(
             else:  # of our own making; it keeps its traceback
                 logger.error(f"{config.run_id}: failed", exc_info=outcome)
             status = max(status, USER_MISTAKE if isinstance(outcome, UserError) else FAILED_RUN)
-            failed.append(in_folder(config.command, where.results))
+            failed.append(in_folder(config.command, where.results, where.data_root))
             if world_size() > 1:  # the other ranks are still at this one
                 return status
     if failed:
@@ -384,6 +388,8 @@ def _row(record: "Record") -> str:
     groups = shot_accuracy(tally, record.data.class_counts)
     cells = [f"{name} {_percent(value)}" for name, value in groups.items()]
     cells += [f"all {_percent(top1(tally))}"]
+    if record.val:
+        cells += [f"validation {_percent(top1(record.val.tally))}"]
     names = f"{record.recipe} {record.overlay} seed {record.seed}"
     return f"{names}:  {'  '.join(cells)}  ({record.seconds:.1f} s)"
 
@@ -407,6 +413,8 @@ def _runtime(arguments: argparse.Namespace) -> "Runtime":
     settings = signature(Runtime.choose).parameters
     given = {name: value for name, value in vars(arguments).items() if name in settings}
     _existing(given.get("data_root"))
+    if (results := given.get("results")) is not None and results.is_file():
+        raise ConfigError(f"--results: {results} is a file; give a folder")
     return Runtime.choose(**given)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -113,13 +114,23 @@ class RunConfig:
         return {key: _plain(value) for key, value in vars(self).items()}
 
 
-def in_folder(command: str, results: Path) -> str:
-    """The command, with what it needs to use this results folder; nothing for the default one."""
+def in_folder(command: str, results: Path, data_root: Path | None = None) -> str:
+    """The command, with what it needs to use these folders; nothing for those it finds itself."""
     folder = results.resolve()
-    if folder == ROOT / "results":
-        return command
-    named = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
-    return f"{command} --results {shlex.quote(str(named))}"
+    if folder != ROOT / "results":
+        named = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+        command += f" --results {shlex.quote(str(named))}"
+    if data_root is not None and os.environ.get("LT_BENCH_DATA") != str(data_root):
+        command += f" --data-root {shlex.quote(str(data_root))}"
+    return command
+
+
+def repetition(config: RunConfig, results: Path, data_root: Path | None = None) -> str:
+    """What repeats a run on record; one of the checkout's own is kept, and repeated elsewhere."""
+    if results.resolve() == ROOT / "results":
+        elsewhere = in_folder(config.command, ROOT / "mine", data_root)
+        return f"{elsewhere}, and give --results mine here as well"
+    return in_folder(f"{config.command} --again", results, data_root)
 
 
 # Tables of settings that a second stage has in common with the run it starts from.
@@ -196,6 +207,14 @@ def gather(recipe: str, method: str, overrides: Sequence[str] = ()) -> Said:
             _merge(tree, only_for[key], f"{method_file} [for.{key}]", origin)
     for override in overrides:
         _merge(tree, _parse_override(override), f"command line: {override}", origin)
+    for key in only_for:
+        variant = key.removeprefix(f"{stem}:")
+        is_meant = variant in known_variants and _holds(tree, known_variants[variant])
+        if is_meant and variant not in variants:
+            raise ConfigError(
+                f"recipe: {recipe!r} with these settings is {recipe}:{variant}, for which "
+                f"{method_file} has values of its own; write that"
+            )
     # of one key the last counts; what another key's part replaces may be a slip
     last = {key_of(override): override for override in overrides}
     told = set(origin.values())
@@ -206,6 +225,14 @@ def gather(recipe: str, method: str, overrides: Sequence[str] = ()) -> Said:
             for o in idle
         )
     return Said(tree, origin)
+
+
+def _holds(tree: Any, part: Mapping[str, Any]) -> bool:
+    """Whether a tree of settings has all those of another one."""
+    return isinstance(tree, Mapping) and all(
+        _holds(tree.get(key), value) if isinstance(value, Mapping) else tree.get(key) == value
+        for key, value in part.items()
+    )
 
 
 def _tables_of(tree: dict[str, Any], key: str, source: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from lt_bench.drawing import (
 from lt_bench.metrics import Bins, FloatArray
 from lt_bench.tables import Row, sorted_labels
 
-RIGHT = "#009E73"
+RIGHT = "#CFE8DD"  # light also in grey, beside the groups' colours
 RELIABILITY: Mapping[str, Mapping[str, Any]] = {
     "share right, up to the confidence": {"color": METHOD},
     "right more often than confident": {"color": METHOD, "alpha": 0.5},
@@ -34,7 +34,7 @@ RELIABILITY: Mapping[str, Mapping[str, Any]] = {
 
 def draw_reliability(rows: Sequence[Row]) -> Figure:
     """Share right by confidence, bins of all seeds together; the bar below is how many images."""
-    figure, axes = panels_of_four(len(rows), height=1.75, sharey=True)
+    figure, axes = panels_of_four(len(rows), height=1.75, xlabel="confidence", sharey=True)
     for panel, row in zip(axes, rows, strict=True):
         seeds = _top_label(row)
         columns = [[one.count, one.confidence, one.correct] for one in seeds]
@@ -59,6 +59,7 @@ def draw_reliability(rows: Sequence[Row]) -> Figure:
         )
         panel.set(title=row.name, xlim=(0, 1), ylim=(-0.22, 1), yticks=(0, 0.5, 1))
         panel.set_xticks([0, 0.5, 1])
+    figure.supylabel("share right", fontsize=8)
     figure.suptitle(f"{subject(rows)}: share right by confidence of the prediction, all seeds")
     legend(figure, RELIABILITY)
     return figure
@@ -81,7 +82,7 @@ def draw_confusion(rows: Sequence[Row], thresholds: Mapping[str, int]) -> Figure
                 range(len(known)), values, 0.75, left, color=colour, edgecolor="white", lw=0.6
             )
             texts = [f"{value:.0f}" if value >= 8 else "" for value in values]
-            ink = "black" if colour == GROUPS["medium"] else "white"
+            ink = "black" if colour in (RIGHT, GROUPS["medium"]) else "white"
             panel.bar_label(bars, texts, label_type="center", fontsize=6, color=ink)
             left += values
         panel.set(title=f"{group}-shot images", xlim=(0, 100), xlabel="%")
@@ -96,7 +97,7 @@ def draw_curves(rows: Sequence[Row]) -> Figure | None:
     rows = [row for row in rows if all(len(record.history) > 1 for record in row.records)]
     if not rows:
         return None
-    figure, axes = panels_of_four(len(rows), height=1.35)
+    figure, axes = panels_of_four(len(rows), height=1.35, xlabel="epoch")
     are_alike = len({row.config.optim.epochs for row in rows}) == 1
     for panel, row in zip(axes, rows, strict=True):
         losses = [[epoch.loss for epoch in record.history] for record in row.records]

@@ -62,15 +62,19 @@ def panels(
 
 
 def panels_of_four(
-    number: int, *, height: float, sharey: bool = False
+    number: int, *, height: float, xlabel: str, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """As many panels as asked for, four a line; the lowest of each column has the axis' numbers."""
+    """As many panels as asked for, four a line; the lowest of each column has the axis' numbers
+    and its label.
+    """
     num_columns = min(4, number)
     figure, axes = panels(-(-number // num_columns), num_columns, height=height, sharey=sharey)
     for panel in axes[number:]:
         panel.remove()
     for index, panel in enumerate(axes[:number]):
-        panel.tick_params(labelbottom=index + num_columns >= number)
+        is_lowest = index + num_columns >= number
+        panel.tick_params(labelbottom=is_lowest)
+        panel.set_xlabel(xlabel if is_lowest else "")
     return figure, axes[:number]
 
 
@@ -97,7 +101,8 @@ def legend(figure: Figure, keys: Mapping[str, Mapping[str, Any]]) -> None:
         (Line2D([], [], **look) if {"linestyle", "marker"} & set(look) else Patch(lw=0, **look))
         for look in keys.values()
     ]
-    figure.legend(handles, keys, loc="outside lower center", ncols=4, frameon=False)
+    ncols = 2 if len(keys) <= 4 and sum(map(len, keys)) > 100 else 4  # what a page's width holds
+    figure.legend(handles, keys, loc="outside lower center", ncols=ncols, frameon=False)
 
 
 def head_to_tail(row: Row) -> IntArray:

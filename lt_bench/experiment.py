@@ -5,7 +5,7 @@ import functools
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from lt_bench.checkpoint import (
     not_usable,
     save_tensors,
 )
-from lt_bench.config import ObjectiveConfig, RunConfig, in_folder, load, with_seed
-from lt_bench.data.bad_images import without_unreadable
+from lt_bench.config import ObjectiveConfig, RunConfig, in_folder, load, repetition, with_seed
+from lt_bench.data.bad_images import LEFT_OUT, without_unreadable
 from lt_bench.data.datasets import DATASETS
 from lt_bench.data.file_loading import FileLoader
 from lt_bench.data.lists import published
@@ -122,22 +122,20 @@ def run(
     finished, checkpoint = folder / "record.json", folder / "checkpoint.pt"
     code_at_start()
     # the first rank decides for all, owns the folder, tests and writes
-    if on_any_rank(rank() == 0 and finished.exists() and not again):
+    is_first = rank() == 0
+    if on_any_rank(is_first and finished.exists() and not again):
         record = _of_these_images(read(finished), config, where)
         logger.warning(f"{config.run_id}: on record, by code {version(record)}; --again repeats it")
         return record
-    if rank():
-        if not on_any_rank(False):
-            _train(config, where, folder)
-        wait_for_ranks()
-        return read(finished)
-    with owned(folder, f"{config.run_id}: is being trained"):
-        if again and not _is_newer(checkpoint, finished):
+    with owned(folder, f"{config.run_id}: is being trained") if is_first else nullcontext():
+        if is_first and again and not _is_newer(checkpoint, finished):
             checkpoint.unlink(missing_ok=True)
         # by another process, in the meantime
-        if not on_any_rank(finished.exists() and not again):
-            write(_train_and_test(config, where, folder, on_epoch), where.results)
-            checkpoint.unlink(missing_ok=True)  # only now, so that a kill before loses nothing
+        if not on_any_rank(is_first and finished.exists() and not again):
+            trained = _train(config, where, folder, on_epoch)
+            if is_first:
+                write(_tested(config, where, folder, trained), where.results)
+                checkpoint.unlink(missing_ok=True)  # only now, so that a kill before loses nothing
         wait_for_ranks()
     return read(finished)
 
@@ -172,9 +170,7 @@ class _Trained:
     checkpoint: Checkpoint
 
 
-def _train(
-    config: RunConfig, where: Runtime, folder: Path, on_epoch: OnEpoch = lambda _: None
-) -> _Trained:
+def _train(config: RunConfig, where: Runtime, folder: Path, on_epoch: OnEpoch) -> _Trained:
     usage = Usage(where.device, is_alone=where.jobs == world_size() == 1)
     data = load_data(config.data, where.data_root)
     if where.on_bad_image == "skip":
@@ -182,7 +178,7 @@ def _train(
     method = make_method(config, data)
     _refuse_unfit(method, config.backbone.name, data)
     if config.parent:
-        _load_parent(method, config.parent, data, where.results)
+        _load_parent(method, config.parent, data, where)
     method = where.place(method)
     sampler = bind("sampler", config.sampler, SAMPLERS)
     loader = make_loader(data, data.train, config, where)
@@ -195,8 +191,7 @@ def _train(
     return _Trained(data, method.eval(), loader, history, checkpoint)
 
 
-def _train_and_test(config: RunConfig, where: Runtime, folder: Path, on_epoch: OnEpoch) -> Record:
-    trained = _train(config, where, folder, on_epoch)
+def _tested(config: RunConfig, where: Runtime, folder: Path, trained: _Trained) -> Record:
     data, method, checkpoint = trained.data, trained.method, trained.checkpoint
     with _enough_memory(config, where):
         val_loader = make_loader(data, data.val, config, where) if data.val else None
@@ -243,7 +238,9 @@ def load_data(spec: Spec, root: Path | None) -> LongTailData:
     return _load_data(spec.name, json.dumps(dict(spec.options), sort_keys=True), root)
 
 
-def parent_state(parent: RunConfig, results: Path) -> dict[str, torch.Tensor]:
+def parent_state(
+    parent: RunConfig, results: Path, data_root: Path | None = None
+) -> dict[str, torch.Tensor]:
     """The model that the parent's run left.
 
     Raises:
@@ -257,10 +254,10 @@ def parent_state(parent: RunConfig, results: Path) -> dict[str, torch.Tensor]:
             with owned(folder, f"parent: {parent.run_id} is being trained"):
                 pass
         if not (folder / "record.json").exists():  # which may have come in the meantime
-            command = in_folder(parent.command, results)
+            command = in_folder(parent.command, results, data_root)
             raise ConfigError(f"parent: {parent.run_id} has no record; run {command}")
     if not (folder / "model.pt").exists():
-        command = in_folder(f"{parent.command} --again", results)
+        command = repetition(parent, results, data_root)
         raise ConfigError(f"parent: {parent.run_id} has a record but no model.pt; run {command}")
     return load_model(folder / "model.pt")
 
@@ -302,6 +299,11 @@ def _combinations(config: RunConfig) -> Iterator[str]:
         yield f"parent: {config.parent.overlay!r} has no effect on {name!r}; leave it out"
     if config.parent and method.keeps_head and config.head != config.parent.head:
         yield (f"head: {name!r} keeps its parent's head; write head = {config.parent.head.name!r}")
+    yield from _of_head(name, method.needs_head, config.head, "")
+    if config.parent and method.takes_off_prior:
+        loss = config.parent.objective.loss
+        if build("loss", loss, LOSSES, ANY_COUNTS).takes_off_prior:
+            yield f"parent: {loss.name!r} took the prior off already; write one of another loss"
     yield from _of_objective(config.objective, config.head, "")
     if given := config.representation:
         yield from _of_objective(given.objective, given.head, "representation.")
@@ -328,9 +330,12 @@ def _of_objective(objective: ObjectiveConfig, head: Spec, place: str) -> Iterato
     except ConfigError as error:
         yield from error.problems
         return
+    yield from _of_head(objective.loss.name, needed, head, place)
+
+
+def _of_head(part: str, needed: str | None, head: Spec, place: str) -> Iterator[str]:
     if needed not in (None, head.name):
-        loss = objective.loss.name
-        yield f'{place}head: {head.name!r} does not fit {loss!r}; write {place}head = "{needed}"'
+        yield f'{place}head: {head.name!r} does not fit {part!r}; write {place}head = "{needed}"'
 
 
 def _refuse_unfit(method: Method, name: str, data: LongTailData) -> None:
@@ -386,10 +391,14 @@ def _of_these_images(record: Record, config: RunConfig, where: Runtime) -> Recor
         return record
     if _is_of(record, load_data(config.data, where.data_root)):
         return record
-    again = in_folder(f"{config.command} --again", where.results)
+    if LEFT_OUT in record.data.source:
+        raise ConfigError(
+            f"{config.run_id}: was run without images that cannot be read; give --on-bad-image "
+            "skip as then, or another --results"
+        )
     raise ConfigError(
         f"{config.run_id}: was run on other images than those in {where.data_root}; give another "
-        f"--results, or replace it: {again}"
+        f"--results, or replace it: {repetition(config, where.results, where.data_root)}"
     )
 
 
@@ -397,21 +406,21 @@ def _is_of(record: Record, data: LongTailData) -> bool:
     return record.data.identity == dict(data.identity)
 
 
-def _load_parent(method: Method, parent: RunConfig, data: LongTailData, results: Path) -> None:
+def _load_parent(method: Method, parent: RunConfig, data: LongTailData, where: Runtime) -> None:
     """Give the method what its parent learned, from the same images.
 
     Raises:
         ConfigError: the parent saw other images.
         DataError: its model is damaged.
     """
-    state = parent_state(parent, results)
-    if not _is_of(read(record_path(results, parent.run_id)), data):
-        again = in_folder(f"{parent.command} --again", results)
-        raise ConfigError(f"parent: {parent.run_id} was run on other images; run {again}")
+    state = parent_state(parent, where.results, where.data_root)
+    if not _is_of(read(record_path(where.results, parent.run_id)), data):
+        command = repetition(parent, where.results, where.data_root)
+        raise ConfigError(f"parent: {parent.run_id} was run on other images; run {command}")
     try:
         method.load_parent(state)
     except RuntimeError as error:
-        path = results / "runs" / parent.run_id / "model.pt"
+        path = where.results / "runs" / parent.run_id / "model.pt"
         raise not_usable(path, "does not fit the network of its run") from error
 
 

@@ -78,7 +78,8 @@ def draw_classes(rows: Sequence[Row], thresholds: Mapping[str, int]) -> Figure:
     order = order[np.asarray(rows[0].records[0].test.total)[order] > 0]
     counts = np.asarray(rows[0].records[0].data.class_counts)[order]
     others = rows[1:] or rows
-    figure, axes = panels_of_four(1 + len(others), height=1.3)
+    label = "class, most images first"
+    figure, axes = panels_of_four(1 + len(others), height=1.3, xlabel=label)
     _draw_counts(axes[0], counts, thresholds)
     for panel, row in zip(axes[1:], others, strict=True):
         _draw_accuracy(panel, row, rows[0], order)

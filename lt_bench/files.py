@@ -5,6 +5,7 @@ closed to the others until that process lets go or ends.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -28,9 +29,10 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free some space or choose another folder" if is_full else "choose another folder"
         raise WriteError(
-            f"{path}: cannot be written: {error.strerror or error}; "
-            "free some space or choose another folder"
+            f"{path}: cannot be written: {error.strerror or error}; {remedy}"
         ) from error
 
 

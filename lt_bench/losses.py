@@ -33,11 +33,13 @@ class Loss(nn.Module):
 
     `per_rank` marks a loss of the whole batch: on several ranks, each rank's batch is a batch of
     its own, so that the sum over ranks differs from one rank's result. `needs_head` names the only
-    head whose logits it is right for, if there is one.
+    head whose logits it is right for, if there is one. `takes_off_prior` marks one whose logits
+    come out without the training split's prior, which must not be taken off again.
     """
 
     per_rank = False
     needs_head: str | None = None
+    takes_off_prior = False
 
     def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         raise NotImplementedError
@@ -192,6 +194,7 @@ class BalancedSoftmax(Loss):
     Training only; prediction uses z. A class without training images gets no gradient.
     """
 
+    takes_off_prior = True
     log_count_C: Tensor
 
     def __init__(self, class_counts: Tensor) -> None:
@@ -208,6 +211,7 @@ class LogitAdjusted(Loss):
     With tau 1 this is the balanced softmax up to the 1e-12 of the authors' code (`log_prior`).
     """
 
+    takes_off_prior = True
     log_prior_C: Tensor
 
     def __init__(self, class_counts: Tensor, *, tau: NonNegative = 1.0) -> None:
@@ -223,6 +227,7 @@ class VectorScaling(Loss):
     z_c / (n_max / n_c)^gamma + tau * log pi_c.
     """
 
+    takes_off_prior = True
     factor_C: Tensor
     shift_C: Tensor
 
@@ -249,6 +254,7 @@ class LADE(Loss):
     """
 
     per_rank = True
+    takes_off_prior = True
     prior_C: Tensor
     log_prior_C: Tensor
 
@@ -414,6 +420,8 @@ class Equalization(Loss):
     classification and none in the authors' code.
 
     Args:
+        keep: probability with which a tail class learns from such a sample all the same; in
+            classification no background does that, so that at 0 it is never pushed down.
         background: label C is a sample of no class, a negative for every class, tail or not. For
             the loss by itself: an `Objective` has no weight for that label.
     """
@@ -426,16 +434,28 @@ class Equalization(Loss):
         *,
         threshold: NonNegative | None = None,
         tail_ratio: Fraction | None = None,
+        keep: Fraction = 0.0,
         background: bool = False,
     ) -> None:
         super().__init__()
+        self.keep = keep
         self.background = background
         self.register_buffer("is_tail_C", is_tail(class_counts, threshold, tail_ratio))
 
-    def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
+    def forward(
+        self,
+        logits_BC: Tensor,
+        target_B: Tensor,
+        progress: Progress = START,
+        uniform_BC: Tensor | None = None,
+    ) -> Tensor:
+        """`uniform_BC` injects the draw: a tail class learns where it is below `keep`."""
         sign_BC = _sign(logits_BC, target_B, extra_labels=int(self.background))
         is_foreground_B1 = (target_B < logits_BC.shape[1]).unsqueeze(1)
         is_spared_BC = self.is_tail_C & (sign_BC < 0) & is_foreground_B1
+        if self.keep:
+            draw_BC = _uniform(logits_BC, *logits_BC.shape) if uniform_BC is None else uniform_BC
+            is_spared_BC = is_spared_BC & (draw_BC >= self.keep)
         return -F.logsigmoid(sign_BC * logits_BC).masked_fill(is_spared_BC, 0.0).sum(1)
 
     def probabilities(self, logits_BC: Tensor) -> Tensor:

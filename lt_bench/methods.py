@@ -42,6 +42,8 @@ class Method(nn.Module):
     needs_representation: ClassVar[bool] = False
     needs_parent: ClassVar[bool] = False
     keeps_head: ClassVar[bool] = False  # predicts with the parent's head, changed or not
+    needs_head: ClassVar[str | None] = None  # the only one it can work on
+    takes_off_prior: ClassVar[bool] = False  # which the parent's loss must not have done
     is_trained: ClassVar[bool] = True  # takes gradient steps
 
     def __init__(self, parts: Parts) -> None:
@@ -253,17 +255,14 @@ class TauNorm(_WrappedHead):
     """
 
     is_trained = False
+    needs_head = "linear"  # the weights of cosines have unit length already
     head: TauHead
 
     def __init__(
         self, parts: Parts, *, tau: Annotated[float, Range(low=0, high=2)] | None = None
     ) -> None:
         super().__init__(parts)
-        if not isinstance(parts.head, nn.Linear):
-            raise ConfigError(
-                'head: its weights have unit length already; write head = "linear" and a parent '
-                "that has one"
-            )
+        assert isinstance(parts.head, nn.Linear)
         self.is_chosen_here = tau is None
         self.head = TauHead(parts.head, 1.0 if tau is None else tau)
 
@@ -287,14 +286,11 @@ class AdjustLogits(_WrappedHead):
     """
 
     is_trained = False
+    needs_head = "linear"  # from cosines no log prior can be taken
+    takes_off_prior = True
 
     def __init__(self, parts: Parts, *, tau: NonNegative = 1.0) -> None:
         super().__init__(parts)
-        if not isinstance(parts.head, nn.Linear):
-            raise ConfigError(
-                "head: its logits are cosines, from which no log prior can be taken; write "
-                'head = "linear" and a parent that has one'
-            )
         self.head = AdjustedHead(parts.head, parts.class_counts, tau)
 
 

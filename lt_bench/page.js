@@ -2,12 +2,13 @@
 // The page is complete without this script; it adds sorting, filters and copying.
 const all = (selector, from = document) => [...from.querySelectorAll(selector)];
 
-// A column sorts from the largest, or from A, then the other way, then back to the table's own
+// A column sorts from its best end, or from A, then the other way, then back to the table's own
 // order; empty cells stay last.
 const key = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent;
 function sort(head) {
   const column = head.cellIndex, table = head.closest("table"), body = table.tBodies[0];
-  const turns = column === 0 ? ["ascending", "descending", "none"] : ["descending", "ascending", "none"];
+  const rises = column === 0 || head.dataset.first === "ascending";
+  const turns = rises ? ["ascending", "descending", "none"] : ["descending", "ascending", "none"];
   const next = turns[(turns.indexOf(head.ariaSort) + 1) % 3];
   const sign = next === "ascending" ? 1 : -1;
   all("thead th", table).forEach((other) => { other.ariaSort = "none"; });
@@ -53,12 +54,30 @@ function filter() {
   all("article").forEach((table) => {
     table.hidden = all("[data-dataset]", table).every((part) => part.hidden);
   });
+  document.querySelector("main").classList.toggle("narrowed", Boolean(method || wanted.length));
+  document.getElementById("nothing").hidden = shown > 0 || all("article:not([hidden])").length > 0;
   form.querySelector("output").textContent = `${shown} row${shown === 1 ? "" : "s"} shown`;
 }
 form.addEventListener("input", filter);
 form.addEventListener("reset", () => setTimeout(filter));
 form.addEventListener("submit", (event) => event.preventDefault());
 filter();
+// A link into what a filter hides shows all again.
+all("nav a[href^='#']").forEach((link) => link.addEventListener("click", () => {
+  if (document.getElementById(link.hash.slice(1)).hidden) { form.reset(); filter(); }
+}));
+
+// All numbers of a row open the same runs: one of them is enough for the keyboard. An address may
+// name the runs.
+all("tbody tr").forEach((row) => {
+  all("button.cell", row).slice(1).forEach((button) => { button.tabIndex = -1; });
+});
+function open() {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (target?.matches("[popover]:not(:popover-open)")) target.showPopover();
+}
+addEventListener("hashchange", open);
+open();
 
 // Copying what a button's neighbour shows.
 all("button.copy").forEach((button) => {

@@ -22,6 +22,7 @@ from lt_bench.render import (
     across_grid,
     difference_grids,
     facts,
+    lettered,
     missing_commands,
     missing_runs,
     render_csv,
@@ -31,7 +32,6 @@ from lt_bench.render import (
     shared_marks,
     source_of_figure,
     title,
-    told_marks,
 )
 from lt_bench.report import Results, beside_published
 from lt_bench.tables import HEADLINE, Column, Filled, Row, dataset_name
@@ -103,8 +103,6 @@ def render_page(results: Results) -> str:
     tables = sorted(results.filled, key=lambda table: bool(table.config.vary))
     published = beside_published(results)
     rows = [row for table in tables for listed in table.rows.values() for row in listed]
-    titles = {table.name: title(table) for table in tables}
-    titles |= {"published": "Ours beside published"} if published else {}
     articles = [
         *(_article(table, results) for table in tables),
         *(
@@ -123,12 +121,25 @@ def render_page(results: Results) -> str:
         style=style,
         script=script,
         runs=len(results.records),
-        links=_joined('<li><a href="#{}">{}</a></li>', titles, titles.values()),
+        links="".join(_links(tables, results, bool(published))),
         datasets=_joined(OPTION, dict.fromkeys(dataset_name(row.config) for row in rows)),
         methods=_joined(OPTION, dict.fromkeys(row.name for row in rows)),
         groups=_joined(OPTION, GROUPS),
         articles="\n".join(articles),
     )
+
+
+def _links(tables: Sequence[Filled], results: Results, is_published: bool) -> Iterator[str]:
+    """A line for each table and the further reports of its runs, after what all of them say."""
+    if (results.folder / "NOTES.md").is_file():
+        yield '<li><a href="NOTES.md">What the numbers say (NOTES.md)</a></li>'
+    if is_published:
+        yield '<li><a href="#published">Ours beside published</a></li>'
+    for name in dict.fromkeys(table.table for table in tables):
+        of = [table for table in tables if table.table == name]
+        texts = [title(of[0]), *(table.config.report.name for table in of[1:])]
+        links = _joined('<a href="#{}">{}</a> ', [table.name for table in of], texts)
+        yield f"<li>{links}</li>"
 
 
 def _joined(pattern: str, *columns: Iterable[str]) -> str:
@@ -174,7 +185,10 @@ def _section(table: Filled, section: str, rows: Sequence[Row]) -> str:
         "<details><summary>How to read it, and where it ran</summary>"
         f'<p class="facts">{"<br>".join(map(escape, folded))}</p></details>',
     ]
-    parts.append(_listed("marks", told_marks(rows)))
+    letters, _ = lettered(rows)
+    marks = [f"All rows: {mark}." for mark in shared_marks(rows)]
+    marks += [f"[{letter}] {mark}." for mark, letter in letters.items()]
+    parts.append(_listed("marks", marks))
     parts += [
         f"<details><summary>{escape(differences.about)}</summary>"
         f"{_plain_table(differences)}</details>"
@@ -189,12 +203,12 @@ def _listed(kind: str, lines: Iterable[str]) -> str:
 
 
 def _scores(table: Filled, rows: Sequence[Row]) -> str:
-    shared = shared_marks(rows)
     grid = score_grid(table.columns, rows)
+    _, of_rows = lettered(rows)
     lines = []
-    for index, row in enumerate(rows):
-        is_marked = any(mark not in shared for mark in row.marks)
-        mark = '<span class="mark" title="see below the table">marked</span>' if is_marked else ""
+    for index, (row, marked) in enumerate(zip(rows, of_rows, strict=True)):
+        marks = "".join(f"[{letter}]" for letter in marked)
+        mark = f'<span class="mark">{marks}</span>' if marks else ""
         cells = [f'<th scope="row">{escape(row.name)}{mark}</th>']
         for place, (name, column) in enumerate(table.columns.items(), start=1):
             text = grid.lines[index][place]
@@ -205,7 +219,9 @@ def _scores(table: Filled, rows: Sequence[Row]) -> str:
             f'<tr data-method="{escape(row.name)}" data-overlay="{escape(row.config.overlay)}" '
             f'data-order="{index}">{"".join(cells)}</tr>'
         )
-    return _table("".join(map(_head, grid.head)), lines, ' class="scores"')
+    rises = [False, *(column.best is min for column in table.columns.values()), False]
+    heads = "".join(_head(*named) for named in zip(grid.head, rises, strict=True))
+    return _table(heads, lines, ' class="scores"')
 
 
 def _table(heads: str, lines: Iterable[str], kind: str = "") -> str:
@@ -215,9 +231,11 @@ def _table(heads: str, lines: Iterable[str], kind: str = "") -> str:
     )
 
 
-def _head(text: str) -> str:
+def _head(text: str, rises: bool = False) -> str:
+    """A column's head; `rises`: its first sorting has the smallest on top."""
+    first = ' data-first="ascending"' if rises else ""
     return (
-        f'<th scope="col" aria-sort="none"{_group(text)}>'
+        f'<th scope="col" aria-sort="none"{first}{_group(text)}>'
         f'<button type="button">{escape(text)}</button></th>'
     )
 
@@ -248,10 +266,15 @@ def _runs_id(table: Filled, row: Row) -> str:
 
 
 def _runs_of(table: Filled, row: Row, results: Path) -> str:
-    """The command that makes them again, and each seed's record, scores and machine."""
-    command = row.records[0].command.rpartition(" seed=")[0]
+    """What runs them elsewhere, what compares, and each seed's record, scores and machine."""
     seeds = " ".join(str(record.seed) for record in row.records)
-    command = in_folder(f"{command} --seeds {seeds} --again", results)
+    precision = row.records[0].environment.get("precision", "auto")
+    commands = [
+        f"{stage.command.rpartition(' seed=')[0]} --seeds {seeds} --precision {precision} "
+        "--results mine"
+        for stage in row.config.stages
+    ]
+    check = in_folder(f"python run.py verify {row.records[0].run_id}", results)
     lines = []
     for record, scores in zip(row.records, row.scores, strict=True):
         cells = [column.printed(scores[name]) for name, column in table.columns.items()]
@@ -267,8 +290,9 @@ def _runs_of(table: Filled, row: Row, results: Path) -> str:
         f'<div popover id="{name}" aria-label="Runs of {escape(row.name)}">'
         f'<button type="button" class="close" popovertarget="{name}" aria-label="Close">✕</button>'
         f"<h4>{escape(row.name)}</h4>"
-        f'<pre><code id="{code}">{escape(command)}</code></pre>'
+        f'<pre><code id="{code}">{escape(chr(10).join(commands))}</code></pre>'
         f'<button type="button" class="copy" data-from="{code}">Copy command</button>'
+        f"<p class='facts'>To repeat one and compare: <code>{escape(check)}</code></p>"
         f"{_table(head, lines)}</div>"
     )
 
@@ -320,9 +344,12 @@ def _figures(table: Filled, results: Results) -> Iterator[str]:
     """The table's figures; what would make the page too large is linked instead."""
     is_large = sum(map(len, table.rows.values())) > SMALL
     links = []
-    for path in sorted((results.folder / "figures").glob(f"{table.name}-*.png")):
-        kind = path.stem.rpartition("-")[2]
-        if kind not in CAPTIONS or _table_of(path, results) is not table:
+    found = [path.stem.rpartition("-") for path in (results.folder / "figures").glob("*.png")]
+    order = {kind: place for place, kind in enumerate(CAPTIONS)}
+    drawn = [(stem, order[kind], kind) for stem, _, kind in found if kind in order]
+    for stem, _, kind in sorted(drawn):
+        path = results.folder / "figures" / f"{stem}-{kind}.png"
+        if _table_of(path, results) is not table:
             continue
         caption = escape(CAPTIONS[kind])
         if kind in PANEL_PER_METHOD and is_large:
@@ -339,10 +366,10 @@ def _figures(table: Filled, results: Results) -> Iterator[str]:
 
 @functools.lru_cache(maxsize=256)
 def _picture(path: Path, _changed: int) -> str:
-    """The picture in 32 colours, a third of the bytes and hardly a difference to the eye."""
+    """The picture in few colours, a third of the bytes and hardly a difference to the eye."""
     try:
         with Image.open(path) as image:
-            few = image.convert("RGB").quantize(32, dither=Image.Dither.NONE).convert("RGB")
+            few = _in_few_colours(image.convert("RGB"))
     except OSError as error:
         raise DataError(f"{path}: not readable as an image; delete it") from error
     with io.BytesIO() as file:
@@ -350,14 +377,30 @@ def _picture(path: Path, _changed: int) -> str:
         return base64.b64encode(file.getvalue()).decode()
 
 
+def _in_few_colours(image: Image.Image, number: int = 24, apart: int = 12) -> Image.Image:
+    """The image in its most frequent colours that differ, so that each area keeps its own."""
+    counted = sorted(image.getcolors(image.width * image.height) or (), reverse=True)
+    kept: list[Sequence[int]] = []
+    for _, colour in counted:
+        assert isinstance(colour, tuple)
+        if all(max(abs(a - b) for a, b in zip(colour, c, strict=True)) > apart for c in kept):
+            kept.append(colour)
+        if len(kept) == number:
+            break
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([value for colour in kept for value in colour])
+    return image.quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB")
+
+
+# in the order in which they stand
 CAPTIONS = {
-    "classes": "Training images per class, and accuracy by class of each method over the first.",
+    "factors": "Accuracy against the imbalance factor.",
+    "ranks": "Rank of each method in every section.",
     "groups": "Accuracy of the shot groups, with the standard deviation over seeds.",
-    "weights": "Class weights that follow the training: by class over time, by time over class.",
+    "classes": "Training images per class, and accuracy by class of each method over the first.",
     "confusion": "What the images of each shot group are taken for.",
+    "weights": "Class weights that follow the training: by class over time, by time over class.",
     "reliability": "How often a prediction is right, by its confidence.",
     "curves": "Training loss by epoch.",
     "cost": "Accuracy against the time of a run.",
-    "factors": "Accuracy against the imbalance factor.",
-    "ranks": "Rank of each method in every section.",
 }

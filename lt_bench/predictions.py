@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from lt_bench.checkpoint import load_model, not_usable
-from lt_bench.config import RunConfig, in_folder
+from lt_bench.config import RunConfig, repetition
 from lt_bench.data.bad_images import unreadable
 from lt_bench.data.datasets import PREPROCESSING, Preprocessing
 from lt_bench.data.file_loading import FileLoader
@@ -85,8 +85,8 @@ def predict(
     return [Prediction(files.reader.name(i), best) for i, best in enumerate(found)]
 
 
-def as_lines(predictions: Sequence[Prediction]) -> list[str]:
-    """A line per image for people; of many the first ones."""
+def as_lines(predictions: Sequence[Prediction], csv_file: Path | None = None) -> list[str]:
+    """A line per image for people; of many the first ones, the others being in `csv_file`."""
     shown = predictions[:LINES_SHOWN]
     paths = [printable(one.path) for one in shown]
     names = [one.best[0][0] for one in shown]
@@ -96,7 +96,7 @@ def as_lines(predictions: Sequence[Prediction]) -> list[str]:
         others = ", ".join(f"{other} {value:.3f}" for other, value in one.best[1:])
         lines.append(f"{path:<{wide}}  {name:<{broad}}  {one.best[0][1]:.3f}  ({others})")
     if more := len(predictions) - len(shown):
-        lines.append(f"and {more:,} more; --csv FILE holds them all")
+        lines.append(f"and {more:,} more; {csv_file or '--csv FILE'} holds them all")
     return lines
 
 
@@ -118,8 +118,9 @@ def _trained(record: Record, config: RunConfig, results: Path) -> Method:
     """The method with the weights that its run left."""
     path = results / "runs" / config.run_id / "model.pt"
     if not path.exists():
-        command = in_folder(f"{config.command} --again", results)
-        raise ConfigError(f"{path}: not there, the record alone is; run {command}")
+        raise ConfigError(
+            f"{path}: not there, the record alone is; run {repetition(config, results)}"
+        )
     if "pretrained" in config.backbone.options:  # which would be fetched, and then overwritten
         options = {**config.backbone.options, "pretrained": False}
         config = replace(config, backbone=replace(config.backbone, options=options))
@@ -149,7 +150,7 @@ def _files(path: Path, config: RunConfig, seen: Preprocessing, where: Runtime) -
     if len(bad) == len(files):
         raise DataError(f"{path}: no image in it is readable; the first: {bad[0]}")
     for problem in bad.values():
-        logger.warning(f"left out: {problem}")
+        logger.warning(f"left out: {problem.partition(';')[0]}")
     return files.only([i for i in range(len(files)) if i not in bad])
 
 

@@ -112,7 +112,8 @@ def beside(tables: Sequence[Filled], published: Sequence[Published]) -> list[Bes
     trained: dict[str, RunConfig] = {}
     ours: dict[str, dict[str, Row]] = {}
     for table in tables:
-        rows = [row for rows in table.rows.values() for row in rows if HEADLINE in table.columns]
+        is_of_test = table.config.report.name == "shots"
+        rows = [row for rows in table.rows.values() for row in rows if is_of_test]
         for config in (*(row.config for row in rows), *table.missing):
             if recipe := recipe_of(config):
                 trained.setdefault(recipe, config.stages[0])

@@ -44,6 +44,7 @@ LATEX = str.maketrans(
         "−": "$-$",
     }
 )
+WIDE = 6  # columns, more than which a column of text cannot hold
 OVER = {
     "seeds": "seeds (Student's t, where they differ)",
     "images": "test images (bootstrap within classes)",
@@ -97,27 +98,43 @@ def render_latex(table: Filled, results: Path) -> str:
     ]
     if table.missing:
         parts.append(f"% {missing_runs(table, results)}")
-    for section, rows in table.rows.items():
-        label, dataset = f"tab:{table.name_of(section)}", dataset_name(rows[0].config)
-        caption = [f"{title(table)}. {dataset}, {settings(section)}.", facts_of_runs(rows)]
-        caption += [*how_to_read(table, rows), *told_marks(rows)]
-        grid = score_grid(table.columns, rows)
-        lines = [
-            r"\begin{table}",
-            r"\centering",
+    parts += [_latex_table(table, section, rows) for section, rows in table.rows.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _latex_table(table: Filled, section: str, rows: Sequence[Row]) -> str:
+    """One float: what a reader of the paper needs in its caption, the marks below as footnotes."""
+    letters, of_rows = lettered(rows)
+    grid = score_grid(table.columns, rows)
+    lines = list(_bold(grid, r"\textbf{", "}", latex))
+    for cells, marked in zip(lines, of_rows, strict=True):
+        cells[0] += f"$^{{{','.join(marked)}}}$" if marked else ""
+    caption = [f"{title(table)}, {dataset_name(rows[0].config)}.", facts_of_runs(rows)]
+    caption += how_to_read(table, rows)
+    notes = [f"All rows: {'; '.join(shared)}."] if (shared := shared_marks(rows)) else []
+    kind = "table*" if len(grid.head) > WIDE else "table"
+    return "\n".join(
+        [
+            rf"\begin{{{kind}}}",
+            r"\centering\small\setlength{\tabcolsep}{4pt}",
             rf"\caption{{{latex(' '.join(caption))}}}",
-            rf"\label{{{label}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(grid.head) - 1)}}}",
+            rf"\label{{tab:{table.name_of(section)}}}",
+            rf"% {latex(settings(section))}",
+            rf"\begin{{tabular}}{{@{{}}l{'r' * (len(grid.head) - 1)}@{{}}}}",
             r"\toprule",
             " & ".join(map(latex, grid.head)) + r" \\",
             r"\midrule",
-            *(" & ".join(cells) + r" \\" for cells in _bold(grid, r"\textbf{", "}", latex)),
+            *(" & ".join(cells) + r" \\" for cells in lines),
             r"\bottomrule",
             r"\end{tabular}",
-            r"\end{table}",
+            *(rf"\par\footnotesize {latex(note)}" for note in notes),
+            *(
+                rf"\par\footnotesize $^{{{letter}}}$ {latex(mark)}."
+                for mark, letter in letters.items()
+            ),
+            rf"\end{{{kind}}}",
         ]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
+    )
 
 
 def latex(text: str) -> str:
@@ -205,6 +222,15 @@ def shared_marks(rows: Sequence[Row]) -> list[str]:
     return [mark for mark in first if others and all(mark in marks for marks in others)]
 
 
+def lettered(rows: Sequence[Row]) -> tuple[dict[str, str], list[list[str]]]:
+    """A letter for each mark that tells rows apart, and the letters of each row."""
+    shared = shared_marks(rows)
+    own = dict.fromkeys(mark for row in rows for mark in row.marks if mark not in shared)
+    alphabet = string.ascii_lowercase
+    letters = {mark: alphabet[i % 26] * (1 + i // 26) for i, mark in enumerate(own)}
+    return letters, [[letters[mark] for mark in row.marks if mark in letters] for row in rows]
+
+
 def told_marks(rows: Sequence[Row]) -> Iterator[str]:
     """The marks in sentences, those of all rows first."""
     if shared := shared_marks(rows):
@@ -226,7 +252,8 @@ def facts(table: Filled, rows: Sequence[Row]) -> tuple[list[str], list[str]]:
     data = rows[0].records[0].data
     lines = [
         f"{facts_of_runs(rows)} {data.totals['train']:,} training images, "
-        f"{data.totals['test']:,} in the test split."
+        f"{data.totals['test']:,} in the test split"
+        + (f", {data.totals['val']:,} in the validation split." if "val" in data.totals else ".")
     ]
     if set(metrics.SHOT_GROUPS) <= set(table.columns):
         lines.append(_shot_groups(data.class_counts, **table.config.report.options))
@@ -359,14 +386,10 @@ def rows_by_name(table: Filled) -> dict[str, dict[str, Row]]:
 def _section(table: Filled, section: str, rows: Sequence[Row]) -> list[str]:
     """Heading, facts, grid, footnotes and differences of one section."""
     shared = shared_marks(rows)
-    own = dict.fromkeys(mark for row in rows for mark in row.marks if mark not in shared)
-    letters = {
-        mark: f"[{string.ascii_lowercase[index % 26] * (1 + index // 26)}]"
-        for index, mark in enumerate(own)
-    }
+    letters, of_rows = lettered(rows)
     grid = score_grid(table.columns, rows)
-    for row, line in zip(rows, grid.lines, strict=True):
-        line[0] = " ".join([row.name, *(letters[mark] for mark in row.marks if mark in letters)])
+    for line, marked in zip(grid.lines, of_rows, strict=True):
+        line[0] = " ".join([line[0], *(f"[{letter}]" for letter in marked)])
     parts = [
         f"## {dataset_name(rows[0].config)}, {settings(section, '`')}",
         "\n".join(map(markdown_text, itertools.chain(*facts(table, rows)))),
@@ -374,7 +397,7 @@ def _section(table: Filled, section: str, rows: Sequence[Row]) -> list[str]:
         markdown_grid(grid),
     ]
     if letters:
-        parts.append("\n".join(f"- {letter} {mark}." for mark, letter in letters.items()))
+        parts.append("\n".join(f"- [{letter}] {mark}." for mark, letter in letters.items()))
     for differences in difference_grids(table.columns, rows):
         parts += [markdown_text(differences.about) + ":", markdown_grid(differences)]
     return parts

@@ -226,6 +226,15 @@ def shot_weights(
     return weights
 
 
+def validation(
+    record: Record, runs: Runs, *, many: Number = metrics.MANY, few: Number = metrics.FEW
+) -> Scores:
+    """The same scores of the validation split: to choose settings by, no results."""
+    if record.val is None:
+        return dict.fromkeys((*metrics.SHOT_GROUPS, HEADLINE))
+    return shots(replace(record, test=record.val), runs, many=many, few=few)
+
+
 def spread(record: Record, runs: Runs) -> Scores:
     """How evenly the classes share in the accuracy."""
     return {
@@ -364,6 +373,7 @@ COLUMNS: Mapping[str, Column] = {
 
 REPORTS: Table = {
     "shots": shots,
+    "validation": validation,
     "spread": spread,
     "shifted": shifted,
     "calibration": calibration,

@@ -72,31 +72,30 @@ def _by_class_power(
 
 
 def _draw(labels_N: Tensor, probability_C: Tensor, generator: Generator, run_length: int) -> Tensor:
-    """Draw classes, then walk through each class's shuffled images, reshuffling at each round."""
-    total = len(labels_N)
+    """Draw classes, then walk through each class's images, shuffled anew for every round."""
+    total, num_classes = len(labels_N), len(probability_C)
     draws = -(-total // run_length)
     drawn_N = torch.multinomial(probability_C, draws, replacement=True, generator=generator)
     drawn_N = drawn_N.repeat_interleave(run_length)[:total]
 
-    count_C = torch.bincount(labels_N, minlength=len(probability_C))
-    wanted_C = torch.bincount(drawn_N, minlength=len(probability_C))
-    rounds_C = -(-wanted_C // count_C.clamp(min=1))
-    # each class's images, repeated for as many rounds as it needs, in random order within a round
-    pool = torch.split(torch.argsort(labels_N, stable=True), count_C.tolist())
-    rounds = rounds_C.tolist()
-    walk = [images.repeat(n) for images, n in zip(pool, rounds, strict=True)]
-    group = torch.repeat_interleave(
-        torch.arange(int(rounds_C.sum())), torch.repeat_interleave(count_C, rounds_C)
-    )
-    shuffled = torch.randperm(len(group), generator=generator)
-    walk_of_all = torch.cat(walk)[shuffled[torch.argsort(group[shuffled], stable=True)]]
+    images_of, places_of = _by_class(labels_N, num_classes), _by_class(drawn_N, num_classes)
+    sizes = [  # of each class's walk: as many rounds as it needs
+        len(images) * -(-len(places) // max(len(images), 1))
+        for images, places in zip(images_of, places_of, strict=True)
+    ]
+    keys = torch.split(torch.randperm(sum(sizes), generator=generator).argsort(), sizes)
+    order_N = torch.empty_like(drawn_N)
+    for images, places, key in zip(images_of, places_of, keys, strict=True):
+        if len(places):
+            rounds = key.view(-1, len(images)).argsort()  # each a shuffle of the class
+            order_N[places] = images[rounds].flatten()[: len(places)]
+    return order_N
 
-    length_C = rounds_C * count_C
-    place = torch.arange(len(group)) - (length_C.cumsum(0) - length_C).repeat_interleave(length_C)
-    order = torch.empty_like(drawn_N)
-    by_class = torch.argsort(drawn_N, stable=True)
-    order[by_class] = walk_of_all[place < wanted_C.repeat_interleave(length_C)]
-    return order
+
+def _by_class(labels_N: Tensor, num_classes: int) -> tuple[Tensor, ...]:
+    """The positions of each class's labels."""
+    counts_C = torch.bincount(labels_N, minlength=num_classes)
+    return torch.split(torch.argsort(labels_N, stable=True), counts_C.tolist())
 
 
 SAMPLERS = {

@@ -16,6 +16,7 @@ from lt_bench.errors import ConfigError
 Table = Mapping[str, Callable[..., Any]]
 # What other repositories call our settings; refused with the remedy, never guessed at.
 OTHER_SPELLINGS = {
+    "imbalance_factor": "data.imbalance_factor = n_max/n_min, for example 100",
     "imb_factor": "imbalance_factor = n_max/n_min, for example 100",
     "imb_ratio": "imbalance_factor = n_max/n_min, for example 100",
     "imbalance_ratio": "imbalance_factor = n_max/n_min, for example 100",
@@ -206,7 +207,12 @@ class Reader:
         if name in OTHER_SPELLINGS:
             self._say(place, f"no such {what}; write {OTHER_SPELLINGS[name]}")
             return
-        near = difflib.get_close_matches(name, known, n=1)
+        inside = [
+            join(field, name)
+            for field, kind in known.items()
+            if is_dataclass(kind) and name in {f.name for f in fields(kind)}
+        ]
+        near = inside or difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"
         self._say(place, f"no such {what}{hint}")
 

@@ -66,6 +66,11 @@ class Objective(nn.Module):
     def forward(
         self, logits_BC: Tensor, target_B: Tensor | Mixed, progress: Progress = START
     ) -> Tensor:
+        if logits_BC.shape[1] != len(self.weighting.weight_C):
+            raise ConfigError(
+                f"logits: {logits_BC.shape[1]} classes, {len(self.weighting.weight_C)} in the "
+                "class counts that the objective was made from; give one for each class"
+            )
         with torch.autocast(logits_BC.device.type, enabled=False):
             if isinstance(target_B, Mixed):
                 if self.ignore_index is not None:
@@ -104,9 +109,21 @@ class Objective(nn.Module):
 
 
 def make_objective(
-    config: ObjectiveConfig, class_counts: Tensor, place: str = "objective"
+    config: ObjectiveConfig,
+    class_counts: Tensor,
+    place: str = "objective",
+    *,
+    ignore_index: int | None = None,
 ) -> Objective:
-    """Build the objective that `config` names; `place` is where its messages point."""
+    """Build the objective that `config` names; `place` is where its messages point.
+
+    Raises:
+        ConfigError: `class_counts` (C,) are no counts, or the parts refuse their options.
+    """
+    if class_counts.ndim != 1 or bool((class_counts < 0).any() or (class_counts % 1 != 0).any()):
+        raise ConfigError(
+            "class_counts: not the number of training images of each class; give whole numbers"
+        )
     loss = build("loss", config.loss, LOSSES, class_counts, place=f"{place}.loss")
     weighting = build(
         "weighting", config.weighting, WEIGHTINGS, class_counts, place=f"{place}.weighting"
@@ -116,7 +133,7 @@ def make_objective(
             f"{place}.reduction: 'mean' would scale {config.loss.name!r}, a loss of the whole "
             f"batch, by the weights of {config.weighting.name!r}; write 'weighted_mean'"
         )
-    return Objective(loss, weighting, config.reduction)
+    return Objective(loss, weighting, config.reduction, ignore_index=ignore_index)
 
 
 def reduce(loss_B: Tensor, weight_B: Tensor, reduction: str) -> Tensor:

@@ -84,9 +84,12 @@ def make_record(
     total: Sequence[int] = (10, 10, 10, 10),
     seconds: float = 10.0,
     weights: Sequence[Sequence[float]] | np.ndarray = (),
+    val: Sequence[int] = (),
     **environment: object,
 ) -> Record:
-    """A sound record of `config`; `weights` are class weights at evenly spaced epochs."""
+    """A sound record of `config`; `weights` are class weights at evenly spaced epochs, `val` the
+    images of a validation split that are right, of ten of each class.
+    """
     epochs = config.optim.epochs
     kept = [round((k + 1) * epochs / len(weights)) - 1 for k in range(len(weights))]
     history = ClassHistory(tuple(kept), tuple(tuple(map(float, line)) for line in weights))
@@ -105,7 +108,8 @@ def make_record(
             name=config.data.name,
             class_counts=tuple(class_counts),
             class_names=tuple(f"class {label}" for label in range(len(class_counts))),
-            totals={"train": sum(class_counts), "test": sum(total)},
+            totals={"train": sum(class_counts), "test": sum(total)}
+            | ({"val": 10 * len(val)} if val else {}),
             identity={"train": "1" * 64, "test": "2" * 64},
             source="synthetic",
         ),
@@ -115,6 +119,7 @@ def make_record(
         energy_joules=5000.0,
         seconds=seconds,
         test=split_result(correct, total),
+        val=split_result(val, [10] * len(val)) if val else None,
         history=tuple(
             Epoch(epoch, 1.0, {}, config.optim.lr, seconds / epochs, 1000.0)
             for epoch in range(epochs)

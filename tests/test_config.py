@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lt_bench.config import gather, load, names, with_seed
+from lt_bench.config import ROOT, gather, load, names, repetition, with_seed
 from lt_bench.errors import ConfigError
 from lt_bench.experiment import TABLES, prepare
 from lt_bench.schema import Spec, build
@@ -195,3 +195,33 @@ def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
 def test_a_date_has_a_digest():
     one, other = (load("digits_lt", "ce", [f"data.profile=2020-01-0{day}"]) for day in (1, 2))
     assert one.digest != other.digest
+
+
+def test_settings_that_are_a_variants_are_asked_for_by_its_name():
+    """An overlay may have values of its own for it."""
+    (said,) = problems(
+        "data.imbalance_factor=10", recipe="cifar100_lt", method="label_aware_smoothing"
+    )
+    assert said == (
+        "recipe: 'cifar100_lt' with these settings is cifar100_lt:if10, for which "
+        "configs/methods/label_aware_smoothing.toml has values of its own; write that"
+    )
+    assert prepare("cifar100_lt", "ce", ["data.imbalance_factor=10"])
+    assert prepare("cifar100_lt:if10", "label_aware_smoothing", ["data.imbalance_factor=10"])
+    assert prepare("cifar100_lt", "label_aware_smoothing", ["data.imbalance_factor=20"])
+
+
+def test_what_repeats_a_run_of_the_checkout_leaves_its_record_alone(tmp_path, monkeypatch):
+    monkeypatch.delenv("LT_BENCH_DATA", raising=False)
+    config = load("digits_lt", "ce", ["seed=1"])
+    command = "python run.py train digits_lt ce seed=1"
+    assert repetition(config, ROOT / "results") == (
+        f"{command} --results mine, and give --results mine here as well"
+    )
+    assert repetition(config, tmp_path, tmp_path / "a b") == (
+        f"{command} --again --results {tmp_path} --data-root '{tmp_path}/a b'"
+    )
+    monkeypatch.setenv("LT_BENCH_DATA", str(tmp_path / "a b"))
+    assert (
+        repetition(config, tmp_path, tmp_path / "a b") == f"{command} --again --results {tmp_path}"
+    )

@@ -24,7 +24,7 @@ from lt_bench.data.datasets import DATASETS
 from lt_bench.data.lists import items_of
 from lt_bench.data.profiles import ldam_positions
 from lt_bench.data.types import Split
-from lt_bench.errors import DataError
+from lt_bench.errors import ConfigError, DataError
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 needs_cifar100 = pytest.mark.skipif(
@@ -233,6 +233,24 @@ def test_ldam_subset_follows_places_in_the_official_archive(small, tmp_path):
     assert torch.equal(data.train.labels, train.labels[expected])
 
 
+def test_held_back_images_are_those_a_profile_takes_last(small, tmp_path):
+    root = small.write(tmp_path / "data", "archive")
+    usual, data = cifar10(root), cifar10(root, val_per_class=2)
+    assert usual.val is None
+    assert usual.class_counts == [12, 7, 4, 3]
+    assert data.class_counts == [10, 7, 4, 3]  # of 12 images two are held back
+    train, val = set(items_of(data.train)), set(items_of(data.val))
+    assert data.val.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert train < set(items_of(usual.train))
+    assert not train & val
+    assert data.identity["test"] == usual.identity["test"]
+    assert set(data.identity) == {"train", "val", "test"}
+    with pytest.raises(ConfigError, match="val_per_class: 12 leaves class 0, of 12 images, none"):
+        cifar10(root, val_per_class=12)
+    with pytest.raises(ConfigError, match="val_per_class: has no effect on subset 'ldam'"):
+        cifar10(root, val_per_class=2, subset="ldam")
+
+
 @pytest.mark.parametrize("form", ["parquet", "tree"])
 def test_ldam_subset_is_refused_where_the_order_is_lost(small, tmp_path, form):
     root = small.write(tmp_path / "data", form)
@@ -308,7 +326,9 @@ def test_a_truncated_archive_is_refused(small, tmp_path):
 def test_an_archive_without_a_member_is_refused(small, tmp_path):
     del small.contents["test_batch"]
     root = small.write(tmp_path / "data", "archive")
-    with pytest.raises(DataError, match=r"tar.gz: holds no test_batch; fetch it again"):
+    with pytest.raises(
+        DataError, match=r"tar.gz: holds no cifar-10-batches-py/test_batch; fetch it again"
+    ):
         cifar10(root)
 
 

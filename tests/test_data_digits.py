@@ -68,3 +68,12 @@ def test_check_reports_what_a_run_would_use():
     assert report.ok
     assert any("many/medium/few" in line for line in report.lines)
     assert digits(imbalance_factor=10).identity["train"] in " ".join(report.lines)
+
+
+def test_a_validation_split_is_balanced_and_costs_the_fullest_class_alone():
+    usual, data = digits(), digits(val_per_class=20)
+    assert data.val.labels.bincount().tolist() == [20] * 10
+    assert data.class_counts[1:] == usual.class_counts[1:]
+    assert data.class_counts[0] < usual.class_counts[0]
+    assert not set(items_of(data.val)) & set(items_of(data.train) + items_of(data.test))
+    assert data.identity["test"] == usual.identity["test"]

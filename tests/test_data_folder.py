@@ -98,6 +98,20 @@ def test_a_test_split_is_held_back_balanced_and_apart(tmp_path):
     assert Counter(tailed.train.labels.tolist()) == {0: 36, 1: 14, 2: 6}
 
 
+def test_a_validation_split_is_held_back_beside_the_test_split(tmp_path):
+    fill(tmp_path, {"a": 20, "b": 12})
+    data = folder(tmp_path, test_per_class=3, val_per_class=2)
+    assert [len(split) for split in (data.train, data.val, data.test)] == [22, 4, 6]
+    assert len({*data.train.listed, *data.val.listed, *data.test.listed}) == 32
+    assert "test split of 3 per class held back from train; val split of 2" in data.source
+    assert data.identity["test"] == folder(tmp_path, test_per_class=3).identity["test"]
+    said = problem(folder, tmp_path, test_per_class=3, val_per_class=9)
+    assert said.startswith("val_per_class: class 'b' has 9 images, 9 would be held back")
+    fill(tmp_path, {"a": 2, "b": 2}, split="val")
+    said = problem(folder, tmp_path, val_per_class=2, error=ConfigError)
+    assert said == "val_per_class: 2 has no effect, since there is a val split; leave it out"
+
+
 @pytest.mark.parametrize("profile", ["exponential", "step", "pareto"])
 @pytest.mark.parametrize("available", [[50] * 10, [80, 3, 77, 20, 20, 9], [7, 6]])
 @pytest.mark.parametrize("factor", [1, 2, 3.5, 6])
@@ -227,7 +241,7 @@ def test_other_images_are_not_answered_with_an_old_run(tmp_path, capsys):
     assert run("ce", "other") == 2
     said = capsys.readouterr().err
     assert f"was run on other images than those in {tmp_path}/other; give another --results" in said
-    assert said.endswith(f"--again --results {results}\n")
+    assert said.endswith(f"--again --results {results} --data-root {tmp_path}/other\n")
     assert run("crt", "other") == 2
     assert " was run on other images; run python run.py train" in capsys.readouterr().err
     assert run("crt", "one") == 0
@@ -241,7 +255,8 @@ def test_a_recipe_of_ones_own_is_known_by_its_file_afterwards(tmp_path, capsys):
     where = ["--results", str(results), "--device", "cpu", "--data-root", str(tmp_path / "photos")]
     assert cli.main(["train", str(own), "crt", *where]) == 2
     said = capsys.readouterr().err
-    assert f"run python run.py train {own} ce seed=0 --results {results}\n" in said
+    command = f"python run.py train {own} ce seed=0 --results {results} --data-root {where[-1]}"
+    assert f"run {command}\n" in said
     assert cli.main(["train", str(own), "ce", *where]) == 0
     (path,) = results.glob("runs/*/record.json")
     record = read(path)
@@ -322,6 +337,15 @@ def test_files_that_are_no_images_are_said(tmp_path):
     assert sum(data.class_counts) + len(data.test) == 13
 
 
+def test_images_in_a_folder_inside_a_class_are_not_passed_over(tmp_path):
+    fill(tmp_path, {"a": 6, "b": 6, "a/2023": 2})
+    said = problem(folder, tmp_path)
+    assert said == (
+        f"{tmp_path}/train/a/2023: a folder of images inside class 'a'; move them up, or list "
+        "them in train.txt (data.layout=lists)"
+    )
+
+
 def test_mistakes_are_named_with_their_remedy(tmp_path):
     assert problem(folder, None).startswith("data root: none given; give --data-root DIR")
     assert "neither train/<class>/ folders nor train.txt" in problem(folder, tmp_path)
@@ -386,6 +410,11 @@ def test_a_truncated_photo_stops_the_run_or_is_left_out_and_said(tmp_path, capsy
     assert record.data.totals == {"train": 19, "test": 4}
     assert record.data.identity["train"] != whole.identity["train"]
     assert record.data.identity["test"] == whole.identity["test"]
+    capsys.readouterr()
+    assert cli.main([*command, "--results", str(tmp_path / "results")]) == 2
+    assert "was run without images that cannot be read; give --on-bad-image skip" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_class_whose_last_image_is_unreadable_is_named(tmp_path, capsys):

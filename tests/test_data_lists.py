@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from lt_bench.data import lists
-from lt_bench.data.benchmarks import BENCHMARKS, IMAGENET_LT, INAT_2018, PLACES_LT, read_split
+from lt_bench.data.benchmarks import BENCHMARKS, IMAGENET_LT, INAT_2018, PLACES_LT
 from lt_bench.data.build_published import build_published
 from lt_bench.data.image_list import git_blobs, parse, read_text, verify
 from lt_bench.data.layouts import imagenet_path, inat_path, places_path
-from lt_bench.data.lists import identity
+from lt_bench.data.lists import identity, read_list
 from lt_bench.errors import DataError
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "lists"
@@ -96,7 +96,7 @@ def test_the_published_lists_at_hand_build_and_the_others_are_named(
     assert missing.startswith(f"train: not built: no {benchmark.published['train']}[.gz]")
     assert benchmark.list_page in missing
     facts = lists.published(benchmark.name)
-    assert sum(len(read_split(benchmark, split, facts)) for split in splits) == total
+    assert sum(len(read_list(benchmark.name, split, facts)) for split in splits) == total
     again = build_published(benchmark, None, folder=None, download=False)
     assert sum("already built" in line for line in again.lines) == len(splits)
 

@@ -244,7 +244,9 @@ def test_results_that_may_not_be_written_end_the_run_and_keep_what_was_there(tmp
 
         assert status(seed=1) == 2
         (line,) = said.read_text(encoding="utf-8").splitlines()
-        assert re.search(r"-s1-\w+/lock: cannot be written: Permission denied; free some", line)
+        assert re.search(
+            r"-s1-\w+/lock: cannot be written: Permission denied; choose another", line
+        )
         assert status(seed=0) == 0  # what is finished can still be shown
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
         for path in (results, results / "runs", folder):

@@ -517,6 +517,20 @@ def test_eql_background_is_a_negative_for_every_class():
         made("eql", threshold=1.1)(logits, background)
 
 
+def test_eql_keeps_a_share_of_what_it_spares():
+    logits, target = torch.zeros(1, len(CLASS_COUNTS)), torch.tensor([0])
+    drawn = torch.full((1, len(CLASS_COUNTS)), 0.3)
+    drawn[0, :3] = 0.2  # below 0.3 of the target itself, and of two negatives
+
+    def terms(**options):
+        value = made("eql", threshold=1.1, **options)(logits, target, uniform_BC=drawn)
+        return float(value / math.log(2))
+
+    assert terms(keep=0.3) == pytest.approx(3)
+    assert terms(keep=1.0) == pytest.approx(len(CLASS_COUNTS))
+    assert terms() == pytest.approx(1)
+
+
 def test_sigmoid_losses_start_at_the_published_bias():
     assert made("sigmoid_focal").initial_bias() == -math.log(NUM_CLASSES - 1)
     assert made("sigmoid_ce").initial_bias() == -math.log(NUM_CLASSES - 1)

@@ -211,11 +211,16 @@ def test_adjust_logits_with_tau_zero_is_its_parent(results):
     )
 
 
-def test_adjust_logits_refuses_cosines(results):
+def test_adjust_logits_refuses_cosines():
     overrides = ["parent=ldam", "head=cosine"]
-    run(prepare("digits_lt", "logit_adjusted_post_hoc", overrides).parent, runtime(results))
-    with pytest.raises(ConfigError, match="head: its logits are cosines"):
-        run(prepare("digits_lt", "logit_adjusted_post_hoc", overrides), runtime(results))
+    with pytest.raises(ConfigError, match="head: 'cosine' does not fit 'adjust_logits'"):
+        prepare("digits_lt", "logit_adjusted_post_hoc", overrides)
+
+
+@pytest.mark.parametrize("parent", ["balanced_softmax", "logit_adjusted", "vs", "lade"])
+def test_the_prior_is_not_taken_off_twice(parent):
+    with pytest.raises(ConfigError, match=f"parent: '{parent}' took the prior off already"):
+        prepare("digits_lt", "logit_adjusted_post_hoc", [f"parent={parent}"])
 
 
 def test_a_missing_parent_is_told_apart_from_one_without_weights(tmp_path):

@@ -9,10 +9,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lt_bench import figures, report
 from lt_bench.errors import DataError
-from lt_bench.page import check_figures, check_page, render_page, write_page
+from lt_bench.page import (
+    _in_few_colours,
+    check_figures,
+    check_page,
+    render_page,
+    write_page,
+)
 from lt_bench.record import write
 from tests.synthetic import TABLE, fill_with, make_record
 
@@ -48,7 +55,7 @@ class Parsed(HTMLParser):
 @pytest.fixture
 def page(checkout, results):
     """A page of two tables: three methods on two recipes, one of them on another dataset's name."""
-    (checkout / "table.toml").write_text(TABLE + 'also = ["spread"]')
+    (checkout / "table.toml").write_text(TABLE + 'also = ["spread", "calibration"]')
     other = TABLE.replace("A | table", "Another").replace('"small"', '"large"')
     (checkout / "other.toml").write_text(other)
     recipe = (checkout.parent / "small.toml").read_text()
@@ -92,7 +99,28 @@ def test_every_score_leads_to_its_records_and_its_command(page, results):
         f"runs/{run.run_id}/record.json" for run in report.cells("other")
     }
     assert all((results / link).exists() for link in links)
-    assert "python run.py train small cb --seeds 0 1 --again</code>" in page.read_text()
+    made = "python run.py train small cb --seeds 0 1 --precision bf16 --results mine</code>"
+    assert made in page.read_text()
+
+
+def test_a_second_stage_is_shown_with_its_parents_command(checkout, results):
+    (checkout / "table.toml").write_text(TABLE.replace('["ce", "cb", "mine"]', '["child"]'))
+    fill_with(results)
+    seeds = "--seeds 0 1 --precision bf16 --results mine"
+    first, second = (f"python run.py train small {name} {seeds}" for name in ("ce", "child"))
+    assert f">{first}\n{second}</code>" in render_page(report.read_results(results))
+
+
+def test_a_picture_keeps_the_colours_of_its_areas():
+    image = Image.new("RGB", (200, 100), "white")
+    colours = [(0, 158, 115), (0, 114, 178), (213, 94, 0)]
+    for place, colour in enumerate(colours):
+        image.paste(colour, (10 * place, 0, 10 * place + 9, 9))
+    for shade in range(100):  # a gradient, which takes most of the colours there are
+        image.paste((shade, shade, 2 * shade), (50 + shade, 20, 51 + shade, 100))
+    few = _in_few_colours(image)
+    assert [few.getpixel((10 * place, 5)) for place in range(3)] == colours
+    assert len(few.getcolors()) <= 24
 
 
 def test_links_and_labels_name_what_is_there(page):
@@ -159,7 +187,13 @@ const set = (name, value) => {
   one("#filters").elements[name].value = value;
   one("#filters").dispatchEvent(new Event("input"));
 };
+found.stops = [...table.tBodies[0].rows].map((row) =>
+  all("button.cell", row).filter((x) => x.tabIndex === 0).length);
+const error = all("#table-calibration thead button").find((x) => x.textContent === "ECE");
+error.click(); found.error = error.closest("th").ariaSort;
 found.said = one("output").textContent;
+set("words", "no such method"); found.nothing = visible("#nothing").length;
+one('nav a[href="#table"]').click(); found.back = visible("article").length;
 set("method", "CB (batch mean)"); found.method = rows(table);
 found.saidMethod = one("output").textContent;
 set("method", ""); set("words", "c b"); found.words = rows(table); set("words", "");
@@ -172,6 +206,10 @@ found.dataset = visible("article").map((x) => x.id);
 one("#filters").reset();
 setTimeout(() => {
   found.reset = visible("article").map((x) => x.id);
+  const runs = one("#table td button.cell").getAttribute("popovertarget");
+  location.hash = "#" + runs; open();
+  found.address = document.getElementById(runs).matches(":popover-open");
+  document.getElementById(runs).hidePopover();
   one("#table td button.cell").click();
   found.open = all("[popover]").filter((x) => x.matches(":popover-open"))
     .map((x) => x.querySelector("code").textContent);
@@ -206,15 +244,21 @@ def test_sorting_and_filtering_in_a_browser(found):
     assert found["sorted"] == "descending"
     assert found["rising"] == ["CE", "mine", "CB (batch mean)"]
     assert found["names"] == ["CB (batch mean)", "CE", "mine"]
-    assert found["said"] == "9 rows shown"
+    assert found["stops"] == [1, 1, 1]
+    assert found["error"] == "ascending"  # of an error the smallest is the best
+    assert found["nothing"] == 1
+    assert found["back"] == 4
+    assert found["address"]
+    assert found["said"] == "12 rows shown"
     assert found["method"] == ["CB (batch mean)"]
-    assert found["saidMethod"] == "3 rows shown"
+    assert found["saidMethod"] == "4 rows shown"
     assert found["words"] == ["CB (batch mean)"]
     assert found["heads"] == ["method", "few", "n"]
     assert found["articles"] == ["other", "table"]
     assert found["dataset"] == ["other"]
-    assert found["reset"] == ["other", "table", "table-spread"]
-    assert found["open"] == ["python run.py train small ce --seeds 0 1 --again"]
+    assert found["reset"] == ["other", "table", "table-spread", "table-calibration"]
+    (command,) = found["open"]
+    assert command.startswith("python run.py train small ce --seeds 0 1 ")
     page_width, window_width = found["widths"]
     assert page_width <= window_width  # nothing but the tables scrolls sideways
 

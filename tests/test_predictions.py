@@ -113,7 +113,7 @@ def test_the_table_is_short_and_the_csv_whole(photos, tmp_path, capsys):
     assert cli.main(command) == 0
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == 21
-    assert shown[-1] == "and 8 more; --csv FILE holds them all"
+    assert shown[-1] == f"and 8 more; {file} holds them all"
     with file.open(newline="", encoding="utf-8") as text:
         rows = list(csv.DictReader(text))
     assert list(rows[0]) == ["path", "class", "probability", "class_2", "probability_2"]

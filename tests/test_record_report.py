@@ -714,7 +714,7 @@ def test_a_child_of_a_short_parent_is_marked_short(checkout, results):
 
 
 LATEX = r"""
-\begin{tabular}{lrrrrr}
+\begin{tabular}{@{}lrrrrr@{}}
 \toprule
 method & many & medium & few & all & n \\
 \midrule
@@ -734,8 +734,8 @@ def test_latex_says_the_same_and_escapes_names(checkout, results):
         write(make_record(run, correct=(9, 8, 5, last), dirty=run.overlay == "cb"), results)
     report.write_table("table", results)
     text = (results / "tables" / "table.tex").read_text()
-    assert LATEX.strip() in text.replace("CB (batch mean)", "CB")
-    assert "CB (batch mean): made with uncommitted changes to the code.}" in text
+    assert LATEX.strip() in text.replace("CB (batch mean)$^{a}$", "CB")
+    assert "\\par\\footnotesize $^{a}$ made with uncommitted changes to the code.\n" in text
     assert r"A 50 \% table" in text
 
 
@@ -760,6 +760,7 @@ def test_the_csv_holds_fractions_in_full(checkout, results):
                 "geometric_mean": (0.9 * 0.8 * 0.5 * 0.2) ** 0.25,
             },
         ),
+        ("validation", {"many": 0.8, "medium": 0.5, "few": 0.2, "all": 0.5}),
         ("shifted", {"uniform": 0.6}),
         ("calibration", {"nll": -(24 * np.log(0.6) + 16 * np.log(0.4 / 3)) / 40}),
         (
@@ -777,7 +778,7 @@ def test_the_csv_holds_fractions_in_full(checkout, results):
 )
 def test_every_other_report(checkout, results, name, expected):
     (checkout / "table.toml").write_text(TABLE.replace("[0, 1]", "[0]") + f'report = "{name}"')
-    fill_with(results)
+    fill_with(results, val=(8, 6, 4, 2))
     frame = report.table_frame("table", results)
     for column, value in expected.items():
         assert frame[f"{column}_mean"][0] == pytest.approx(value)
@@ -787,10 +788,16 @@ def test_every_other_report(checkout, results, name, expected):
 def test_every_report_has_a_caption_and_columns(checkout, results):
     for name in report.REPORTS:
         (checkout / "table.toml").write_text(TABLE + f'report = "{name}"')
-        fill_with(results)
+        fill_with(results, val=(8, 6, 4, 2))
         table = report.fill("table", read_all(results))
         assert table.caption.endswith(".")
         assert all(row.values(column) for row in table.rows["small"] for column in table.columns)
+
+
+def test_without_a_validation_split_its_scores_are_open(checkout, results):
+    (checkout / "table.toml").write_text(TABLE + 'report = "validation"')
+    fill_with(results)
+    assert rows(report.write_table("table", results))["CE"] == ["–", "–", "–", "–", "2"]
 
 
 def test_lower_is_better_for_an_error(checkout, results):

@@ -201,7 +201,7 @@ def test_a_run_that_another_process_trains_is_put_off_and_taken_over(tmp_path):
 def test_what_cannot_be_written_ends_all_runs_with_one_line(tmp_path):
     (tmp_path / "runs").write_text("no folder")
     (line,) = said_by(command(*TRAIN, *SHORT, results=tmp_path), tmp_path, 2)
-    assert "lock: cannot be written: Not a directory; free some space" in line
+    assert "lock: cannot be written: Not a directory; choose another folder" in line
 
 
 class Terminal(io.StringIO):

@@ -356,3 +356,24 @@ def test_recall_equals_the_official_segmentation_code_where_that_works():
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(torch.autograd.grad(got, logits)[0], expected_gradient)
     torch.testing.assert_close(weighting.weight_C, weight)
+
+
+def test_logits_of_other_classes_than_the_counts_are_refused():
+    objective = make_objective(ObjectiveConfig(), torch.tensor([5, 3, 2]))
+    with pytest.raises(ConfigError, match="logits: 5 classes, 3 in the class counts"):
+        objective(torch.zeros(4, 5), torch.tensor([0, 1, 2, 0]))
+
+
+@pytest.mark.parametrize("counts", [[5.5, 2.0], [-1.0, 3.0], [[1.0, 2.0]]])
+def test_what_are_no_counts_is_refused(counts):
+    with pytest.raises(ConfigError, match="class_counts: not the number of training images"):
+        make_objective(ObjectiveConfig(), torch.tensor(counts))
+
+
+def test_an_objective_made_to_ignore_a_label_ignores_it():
+    counts = torch.tensor([5, 3])
+    objective = make_objective(ObjectiveConfig(), counts, ignore_index=255)
+    logits, target = torch.randn(3, 2), torch.tensor([0, 255, 1])
+    assert objective(logits, target) == make_objective(ObjectiveConfig(), counts)(
+        logits[[0, 2]], target[[0, 2]]
+    )

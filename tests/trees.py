@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from lt_bench.data.benchmarks import BENCHMARKS
-from lt_bench.data.image_list import as_text, git_blobs
+from lt_bench.data.image_list import git_blobs
 from lt_bench.data.layouts import IMAGENET, INAT2018, PLACES, Layout
-from lt_bench.data.lists import Item, identity
+from lt_bench.data.lists import Item, as_text, by_label, identity
 
 CLASSES = {
     "imagenet_lt": ("n01440764", "n01443537", "n15075141"),
@@ -63,7 +63,7 @@ def write_lists(name: str, folder: Path) -> None:
     (folder / name).mkdir(parents=True, exist_ok=True)
     for split, listed in items(name).items():
         counts = Counter(label for _, label in listed)
-        text = as_text(listed)
+        text = as_text(by_label(listed))
         facts[split] = {
             "images": len(listed),
             "identity": identity(listed),

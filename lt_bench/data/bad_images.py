@@ -14,6 +14,7 @@ from lt_bench.errors import DataError
 
 PORTION = 64
 NAMES_SHOWN = 5
+LEFT_OUT = " left out: "  # as the source of such data says
 
 OnTried = Callable[[int], object]
 
@@ -60,7 +61,7 @@ def without_unreadable(data: LongTailData, *, workers: int) -> LongTailData:
             kept[name] = split.only([i for i in range(len(split)) if i not in bad])
             names = [split.listed[i] for i in list(bad)[:NAMES_SHOWN]]
             more = ", ..." if len(bad) > NAMES_SHOWN else ""
-            said += f"; {len(bad):,} unreadable of {name} left out: {', '.join(names)}{more}"
+            said += f"; {len(bad):,} unreadable of {name}{LEFT_OUT}{', '.join(names)}{more}"
     return _with(data, kept, said) if kept else data
 
 

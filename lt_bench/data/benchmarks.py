@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lt_bench.data import layouts, lists
-from lt_bench.data.image_list import Normalise, parse, read_text, verify
+from lt_bench.data.image_list import Normalise
 from lt_bench.data.layouts import Layout
 from lt_bench.data.lists import Item
 from lt_bench.errors import DataError
@@ -136,27 +136,6 @@ def facts_of(benchmark: Benchmark) -> dict[str, Any]:
     if facts is None:
         raise DataError(f"data_lists/{benchmark.name}.json: missing; restore it")
     return facts
-
-
-def read_split(benchmark: Benchmark, split: str, facts: Mapping[str, Any]) -> list[Item]:
-    """The items of a list that `data build` wrote, verified, by label, then by path.
-
-    Raises:
-        DataError: it is not built yet, or was changed since.
-    """
-    path = lists.LISTS / benchmark.name / f"{split}.txt"
-    place = f"data_lists/{benchmark.name}/{split}.txt"
-    build = f"run python run.py data build {benchmark.name} --lists DIR (or --download)"
-    if not path.is_file():
-        raise DataError(f"{place}: missing; {build}")
-    if facts[split]["identity"] is None:
-        raise DataError(f"{place}: there, but not verified by data build; {build}")
-    text = read_text(path)
-    items = parse(
-        text, place=place, class_names=facts["class_names"], normalise=benchmark.normalise
-    )
-    verify(items, facts[split], place=place, remedy=build)
-    return lists.by_label(items)
 
 
 def shared_images(

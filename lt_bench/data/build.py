@@ -78,7 +78,7 @@ def as_json(facts: dict[str, Any]) -> str:
 
 
 def _digits() -> tuple[list[Item], list[Item], dict[str, Any]]:
-    pool, test = digits.divide(lists.items_of(digits.read_scans()))
+    pool, test = digits.pool_and_test(lists.items_of(digits.read_scans()))
     train = lists.ranked(pool, num_classes=digits.NUM_CLASSES, subset_seed=0)
     names = [str(digit) for digit in range(digits.NUM_CLASSES)]
     return train, test, _facts("digits_lt", digits.SOURCE, names, train, test, digits.N_MAX)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lt_bench.data import lists
-from lt_bench.data.benchmarks import Benchmark, facts_of, read_split, shared_images
+from lt_bench.data.benchmarks import Benchmark, facts_of, shared_images
 from lt_bench.data.build import as_json
-from lt_bench.data.image_list import as_text, git_blobs, parse, read_text, verify
+from lt_bench.data.image_list import git_blobs, parse, read_text, verify
 from lt_bench.data.lists import Item, identity
 from lt_bench.data.types import Report
 from lt_bench.errors import DataError
@@ -68,7 +68,9 @@ def build_published(
     if problems := problems + shared_images(built):
         raise DataError(problems)
     for split, items in built.items():
-        write_text_whole(lists.LISTS / benchmark.name / f"{split}.txt", as_text(items))
+        write_text_whole(
+            lists.LISTS / benchmark.name / f"{split}.txt", lists.as_text(lists.by_label(items))
+        )
         lines.append(f"wrote data_lists/{benchmark.name}/{split}.txt")
     if _complete_facts(facts, built):
         write_text_whole(lists.LISTS / f"{benchmark.name}.json", as_json(facts))
@@ -204,7 +206,7 @@ def _complete_facts(facts: dict[str, Any], built: dict[str, list[Item]]) -> bool
 def _kept(benchmark: Benchmark, split: str, facts: dict[str, Any]) -> str | None:
     """Says that an earlier build left the list of this split, if it did."""
     try:
-        items = read_split(benchmark, split, facts)
+        items = lists.read_list(benchmark.name, split, facts)
     except DataError:
         return None
     return f"{_totals(split, items)}; already built"

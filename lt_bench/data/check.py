@@ -8,7 +8,7 @@ from typing import Any
 
 from lt_bench.data import cifar, cifar_sources, lists
 from lt_bench.data.bad_images import OnTried, unreadable
-from lt_bench.data.benchmarks import BENCHMARKS, Benchmark, facts_of, read_split
+from lt_bench.data.benchmarks import BENCHMARKS, Benchmark, facts_of
 from lt_bench.data.build import repeats
 from lt_bench.data.cifar_sources import Family
 from lt_bench.data.datasets import DATASETS
@@ -78,7 +78,7 @@ def _official(benchmark: Benchmark, root: Path | None) -> Iterator[str]:
     facts = facts_of(benchmark)
     for split in benchmark.published:
         try:
-            images = len(read_split(benchmark, split, facts))
+            images = len(lists.read_list(benchmark.name, split, facts))
         except DataError:
             continue  # said with its remedy when the data is loaded
         yield f"list of {split}: {images:,} images, as published"

@@ -12,7 +12,7 @@ from lt_bench.data.cifar_sources import Family, Source
 from lt_bench.data.lists import (
     Item,
     by_label,
-    first,
+    divide,
     identity,
     items_of,
     pick,
@@ -22,8 +22,8 @@ from lt_bench.data.lists import (
 )
 from lt_bench.data.profiles import ImbalanceType, SubsetSeed, class_counts, ldam_positions
 from lt_bench.data.types import LongTailData, Split
-from lt_bench.errors import DataError
-from lt_bench.schema import ImbalanceFactor
+from lt_bench.errors import ConfigError, DataError
+from lt_bench.schema import Count, ImbalanceFactor
 
 Subset = Literal["lt_bench", "ldam"]
 
@@ -101,6 +101,7 @@ class Choice:
     imbalance_type: ImbalanceType = "exponential"
     subset: Subset = "lt_bench"
     subset_seed: int = 0
+    val_per_class: int | None = None
 
     def counts(self, family: Family) -> list[int]:
         return class_counts(
@@ -118,9 +119,15 @@ def cifar10_lt(
     imbalance_type: ImbalanceType = "exponential",
     subset: Subset = "lt_bench",
     subset_seed: SubsetSeed = 0,
+    val_per_class: Count | None = None,
 ) -> LongTailData:
-    """CIFAR-10-LT: 5,000 images of the first class, fewer of every next one."""
-    return _load(CIFAR10, root, Choice(imbalance_factor, imbalance_type, subset, subset_seed))
+    """CIFAR-10-LT: 5,000 images of the first class, fewer of every next one.
+
+    Args:
+        val_per_class: so many images of each class are held back from training to choose on.
+    """
+    choice = Choice(imbalance_factor, imbalance_type, subset, subset_seed, val_per_class)
+    return _load(CIFAR10, root, choice)
 
 
 def cifar100_lt(
@@ -130,9 +137,15 @@ def cifar100_lt(
     imbalance_type: ImbalanceType = "exponential",
     subset: Subset = "lt_bench",
     subset_seed: SubsetSeed = 0,
+    val_per_class: Count | None = None,
 ) -> LongTailData:
-    """CIFAR-100-LT: 500 images of the first class, fewer of every next one."""
-    return _load(CIFAR100, root, Choice(imbalance_factor, imbalance_type, subset, subset_seed))
+    """CIFAR-100-LT: 500 images of the first class, fewer of every next one.
+
+    Args:
+        val_per_class: so many images of each class are held back from training to choose on.
+    """
+    choice = Choice(imbalance_factor, imbalance_type, subset, subset_seed, val_per_class)
+    return _load(CIFAR100, root, choice)
 
 
 def download_cifar(name: str, root: Path | None) -> None:
@@ -162,16 +175,17 @@ def long_tailed(
     if facts is None:
         check_complete(family, source, train, test)
     place = f"{family.name} from {source.name}"
-    chosen = _choose(family, choice, source, train, facts)
+    items = _choose(family, choice, source, train, facts)
+    splits = {name: pick(train, listed, place=f"{place}, {name}") for name, listed in items.items()}
     listed = read_list(family.name, "test", facts) if facts else by_label(items_of(test))
     return LongTailData(
         name=family.name,
-        train=pick(train, chosen, place=f"{place}, train"),
-        val=None,
+        train=splits["train"],
+        val=splits.get("val"),
         test=pick(test, listed, place=f"{place}, test"),
         class_names=family.class_names,
-        class_counts=choice.counts(family),
-        identity={"train": identity(chosen), "test": identity(listed)},
+        class_counts=splits["train"].labels.bincount(minlength=family.num_classes).tolist(),
+        identity={name: identity(held) for name, held in (items | {"test": listed}).items()},
         # the field's values, of CIFAR-10, for both
         mean=MEAN,
         std=STD,
@@ -198,16 +212,21 @@ def check_complete(family: Family, source: Source, train: Split, test: Split) ->
 
 def _choose(
     family: Family, choice: Choice, source: Source, train: Split, facts: dict[str, Any] | None
-) -> list[Item]:
-    """The training images that the profile keeps, class by class."""
+) -> dict[str, list[Item]]:
+    """The training images that the profile keeps, class by class, and those held back."""
     if choice.subset == "ldam":
-        return _choose_as_ldam(family, choice, source, train)
+        return {"train": _choose_as_ldam(family, choice, source, train)}
     pool = read_list(family.name, "train", facts) if facts else items_of(train)
     order = ranked(pool, num_classes=family.num_classes, subset_seed=choice.subset_seed)
-    return first(order, choice.counts(family), place=family.name)
+    return divide(order, choice.counts(family), choice.val_per_class, place=family.name)
 
 
 def _choose_as_ldam(family: Family, choice: Choice, source: Source, train: Split) -> list[Item]:
+    if choice.val_per_class is not None:
+        raise ConfigError(
+            "val_per_class: has no effect on subset 'ldam', whose code holds nothing back; leave "
+            'it out, or write subset = "lt_bench"'
+        )
     if not source.is_ordered:
         raise DataError(
             f"data.subset: 'ldam' chooses by place in the official archive, and {source.name} "

@@ -157,31 +157,21 @@ def _official_archive(family: Family, folder: Path, place: str) -> Source | None
         return None
 
     def read() -> tuple[Split, Split]:
-        return _read_official(family, partial(_member, family, path, _unpack(family, path)))
+        try:
+            with tarfile.open(path) as archive:  # once through: it is compressed as a whole
+                held = {m.name: f.read() for m in archive if (f := archive.extractfile(m))}
+            return _read_official(family, lambda name: held[f"{family.folder}/{name}"])
+        except KeyError as error:
+            raise DataError(
+                f"{path}: holds no {error.args[0]}; fetch it again (md5 {family.archive_md5})"
+            ) from error
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+            reason = str(error).partition(":\n")[0]  # then what each kind of compression says
+            raise DataError(
+                f"{path}: not readable: {reason}; fetch it again (md5 {family.archive_md5})"
+            ) from error
 
     return Source(f"official archive {family.archive} in {place}", read, is_ordered=True)
-
-
-def _unpack(family: Family, path: Path) -> dict[str, bytes]:
-    wanted = {f"{family.folder}/{name}": name for name in family.members}
-    held = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if member.name in wanted and (file := archive.extractfile(member)) is not None:
-                    held[wanted[member.name]] = file.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        reason = str(error).partition(":\n")[0]  # then what each kind of compression says
-        raise DataError(
-            f"{path}: not readable: {reason}; fetch it again (md5 {family.archive_md5})"
-        ) from error
-    return held
-
-
-def _member(family: Family, path: Path, held: dict[str, bytes], name: str) -> bytes:
-    if name not in held:
-        raise DataError(f"{path}: holds no {name}; fetch it again (md5 {family.archive_md5})")
-    return held[name]
 
 
 def _read_official(family: Family, member: Callable[[str], bytes]) -> tuple[Split, Split]:

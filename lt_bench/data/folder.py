@@ -47,6 +47,7 @@ def folder(
     profile: Literal["none", "exponential", "step", "pareto"] = "none",
     imbalance_factor: ImbalanceFactor | None = None,
     test_per_class: Count | None = None,
+    val_per_class: Count | None = None,
     subset_seed: SubsetSeed = 0,
     image_size: Count = 224,
     decode: Decode = "exact",
@@ -58,6 +59,8 @@ def folder(
         profile: how many images of each class are kept; the fullest class keeps the most.
         test_per_class: without a test split, so many images of each class are held back; by
             default a fifth of the smallest class, at most 50.
+        val_per_class: without a validation split, so many images of each class are held back from
+            training to choose on; by default none.
         subset_seed: which images are held back and kept.
     """
     if (profile == "none") != (imbalance_factor is None):
@@ -68,7 +71,7 @@ def folder(
         )
     base = _base(root, path)
     held = read_folder(base, layout, image_size)
-    items, said = _with_test(held, test_per_class, subset_seed)
+    items, said = _with_held_back(held, test_per_class, val_per_class, subset_seed)
     if profile != "none" and imbalance_factor is not None:
         available = _counts(items["train"], len(held.class_names))
         counts = largest_counts(available, profile, imbalance_factor)
@@ -161,6 +164,11 @@ def _read_class_folders(base: Path) -> Held:
                 path = file.relative_to(base).as_posix()
                 if file.name.startswith("."):
                     continue  # of the system, as ._1.jpg of macOS
+                if file.is_dir() and any(map(is_image_name, file.rglob("*"))):
+                    raise DataError(
+                        f"{file}: a folder of images inside class {class_folder!r}; move them up, "
+                        "or list them in train.txt (data.layout=lists)"
+                    )
                 if not is_image_name(file) or file.is_dir():
                     others.append(path)
                 elif (name := _composed(path)) in path_of:
@@ -229,42 +237,43 @@ def _reader(base: Path, path_of: Mapping[str, str], listed: Sequence[Item]) -> F
     return FolderReader(base, [path_of[name] for name, _ in listed], is_turned=True)
 
 
-def _with_test(
-    held: Held, test_per_class: int | None, subset_seed: int
+def _with_held_back(
+    held: Held, test_per_class: int | None, val_per_class: int | None, subset_seed: int
 ) -> tuple[dict[str, list[Item]], str]:
     """All splits, the training images in the order in which a profile takes them; what was done."""
     items = {split: list(listed) for split, listed in held.items.items()}
     num_classes = len(held.class_names)
     items["train"] = ranked(items["train"], num_classes=num_classes, subset_seed=subset_seed)
-    if "test" not in items:
-        items["test"], items["train"], per_class = _carve(
-            items["train"], held.class_names, test_per_class
-        )
-        return items, f"; test split of {per_class} per class held back from train"
-    if test_per_class is not None:
-        raise ConfigError(
-            f"test_per_class: {test_per_class} has no effect, since there is a test split; leave "
-            "it out"
-        )
-    return items, ""
+    said = ""
+    for split, per_class in (("test", test_per_class), ("val", val_per_class)):
+        if split in held.items and per_class is not None:
+            raise ConfigError(
+                f"{split}_per_class: {per_class} has no effect, since there is a {split} split; "
+                "leave it out"
+            )
+        if split == "test" and per_class is None:
+            smallest = min(_counts(items["train"], num_classes))
+            per_class = max(1, min(smallest // TEST_SHARE, MOST_TEST_PER_CLASS))
+        if split not in held.items and per_class is not None:
+            _hold_back(items, split, per_class, held.class_names)
+            said += f"; {split} split of {per_class} per class held back from train"
+    return items, said
 
 
-def _carve(
-    pool: Sequence[Item], class_names: Sequence[str], per_class: int | None
-) -> tuple[list[Item], list[Item], int]:
-    """A balanced test split, what is left of the pool, and the number of test images per class."""
-    counts = _counts(pool, len(class_names))
-    if per_class is None:
-        per_class = max(1, min(min(counts) // TEST_SHARE, MOST_TEST_PER_CLASS))
-    for name, count in zip(class_names, counts, strict=True):
+def _hold_back(
+    items: dict[str, list[Item]], split: str, per_class: int, class_names: Sequence[str]
+) -> None:
+    """Make a balanced split of the first training images of each class."""
+    pool = items["train"]
+    for name, count in zip(class_names, _counts(pool, len(class_names)), strict=True):
         if count <= per_class:
             raise DataError(
-                f"test_per_class: class {name!r} has {count} images, {per_class} would be held "
-                "back and none left to train on; lower it, add images, or add a test/ folder"
+                f"{split}_per_class: class {name!r} has {count} images, {per_class} would be held "
+                f"back and none left to train on; lower it, add images, or add a {split}/ folder"
             )
-    test = first(pool, [per_class] * len(class_names), place="test_per_class")
-    held_back = set(test)
-    return by_label(test), [item for item in pool if item not in held_back], per_class
+    items[split] = by_label(first(pool, [per_class] * len(class_names), place=split))
+    held_back = set(items[split])
+    items["train"] = [item for item in pool if item not in held_back]
 
 
 def _counts(items: Sequence[Item], num_classes: int) -> list[int]:

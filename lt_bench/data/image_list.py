@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lt_bench.data.lists import Item, by_label, identity
+from lt_bench.data.lists import Item, identity
 from lt_bench.errors import DataError
 
 # The canonical path, and the class that the path as given names (None if it names none).
@@ -107,11 +107,6 @@ def git_blobs(text: str) -> tuple[str, str]:
     """Git's names of the text with LF line ends, with a last newline and without."""
     with_newline = "".join(f"{line}\n" for line in text.splitlines()).encode()
     return _blob(with_newline), _blob(with_newline.removesuffix(b"\n"))
-
-
-def as_text(items: Sequence[Item]) -> str:
-    """The list as it is kept: by label, then by path."""
-    return "".join(f"{path} {label}\n" for path, label in by_label(items))
 
 
 def _blob(content: bytes) -> str:

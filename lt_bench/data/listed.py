@@ -16,12 +16,11 @@ from lt_bench.data.benchmarks import (
     PLACES_LT,
     Benchmark,
     facts_of,
-    read_split,
     shared_images,
 )
 from lt_bench.data.images import FolderReader, Reader
 from lt_bench.data.layouts import Found
-from lt_bench.data.lists import Item, by_label, first, identity, ranked
+from lt_bench.data.lists import Item, by_label, first, identity, ranked, read_list
 from lt_bench.data.pack import pack_path, read_pack
 from lt_bench.data.profiles import SubsetSeed, largest_counts
 from lt_bench.data.types import ImageFiles, LongTailData
@@ -293,7 +292,7 @@ def _lists(
         if split == "train" and without_train:
             continue
         try:
-            items[split] = read_split(benchmark, split, facts)
+            items[split] = read_list(benchmark.name, split, facts)
         except DataError as error:
             problems += error.problems
     return items, problems + shared_images(items)

@@ -6,7 +6,7 @@ An image of a small dataset goes by the hash of its pixels, any other by its pat
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lt_bench.config import ROOT
 from lt_bench.data.types import Split
-from lt_bench.errors import DataError
+from lt_bench.errors import ConfigError, DataError
 
 LISTS = ROOT / "data_lists"
 Item = tuple[str, int]
@@ -87,6 +87,28 @@ def first(items: Sequence[Item], counts: Sequence[int], *, place: str) -> list[I
     return chosen
 
 
+def divide(
+    items: Sequence[Item], counts: Sequence[int], val_per_class: int | None, *, place: str
+) -> dict[str, list[Item]]:
+    """The training images of a ranking and, where they are wanted, validation images.
+
+    Those are the last of each class, which a profile takes last, so that no other class than the
+    fullest ones has fewer training images than without them.
+    """
+    if val_per_class is None:
+        return {"train": first(items, counts, place=place)}
+    held = Counter(label for _, label in items)
+    left = [min(count, held[label] - val_per_class) for label, count in enumerate(counts)]
+    if min(left) < 1:
+        label = left.index(min(left))
+        raise ConfigError(
+            f"val_per_class: {val_per_class} leaves class {label}, of {held[label]} images, none "
+            "to train on; lower it"
+        )
+    val = first(items[::-1], [val_per_class] * len(counts), place=place)
+    return {"train": first(items, left, place=place), "val": by_label(val)}
+
+
 def pick(held: Split, items: Sequence[Item], *, place: str) -> Split:
     """The images of `items`, in that order, out of the images at hand."""
     held_items = items_of(held)
@@ -116,24 +138,30 @@ def published(dataset: str) -> dict[str, Any] | None:
         raise DataError(f"{_shown(path)}: not readable as JSON: {error}; restore it") from error
 
 
-def read_list(dataset: str, split: str, facts: dict[str, Any]) -> list[Item]:
-    """The items of a committed list, which is the one that its JSON file knows, line by line."""
+def read_list(dataset: str, split: str, facts: Mapping[str, Any]) -> list[Item]:
+    """The items of a list, which is the one that its JSON file knows: line by line where their
+    order matters, and else by its identity, which needs a verified `data build`.
+    """
     path, expected = LISTS / dataset / f"{split}.txt", facts[split]
     remedy = f"restore it, or run python run.py data build {dataset}"
+    if "ranking" not in expected:  # its authors' list, not one made here
+        remedy += " --lists DIR (or --download)"
     if not path.is_file():
         raise DataError(f"{_shown(path)}: missing; {remedy}")
+    known = expected.get("ranking") or expected["identity"]
+    if known is None:
+        raise DataError(f"{_shown(path)}: there, but not verified by data build; {remedy}")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{_shown(path)}: not readable as a list: {error}; {remedy}") from error
-    found = _sha256("".join(f"{line}\n" for line in lines))
-    if found != expected["ranking"]:
+    ordered = lines if "ranking" in expected else sorted(lines)
+    if (found := _sha256("".join(f"{line}\n" for line in ordered))) != known:
         raise DataError(
             f"{_shown(path)}: {len(lines):,} lines, sha256 {found[:16]}; {expected['images']:,}, "
-            f"{expected['ranking'][:16]} expected, so an image, a label or the order was changed; "
-            f"{remedy}"
+            f"{known[:16]} expected, so an image, a label or the order was changed; {remedy}"
         )
-    return [(image, int(label)) for image, label in map(str.split, lines)]
+    return [(image, int(label)) for image, _, label in (line.rpartition(" ") for line in lines)]
 
 
 def _shown(path: Path) -> str:
