@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FAILED_RUN, INTERRUPTED = 1, 130
+FAILED_RUN, INTERRUPTED, CLOSED_PIPE = 1, 130, 141
 SHOWN_WIDTH = 60  # of settings that stand in a column
 
 
@@ -62,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(*error.problems, sep="\n", file=sys.stderr)
         return USER_MISTAKE
+    except BrokenPipeError:  # who reads what is printed has seen enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
     except OSError as error:  # of a folder that may not be read, a name that is too long
         if error.filename is None:
             raise

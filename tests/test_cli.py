@@ -159,6 +159,14 @@ def test_every_table_resolves_its_runs(capsys, tmp_path, name):
 HEAVY = ("torch", "torchvision", "timm", "sklearn")
 
 
+def test_a_reader_that_has_seen_enough_ends_it_quietly():
+    command = [sys.executable, "run.py", "table", "cifar100", "--dry-run"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as it:
+        it.stdout.close()  # long before the first line comes
+        assert it.stderr.read() == b""
+    assert it.returncode == 141
+
+
 def test_help_report_and_a_finished_table_need_no_torch(tmp_path):
     for argv in (["--help"], ["table", "--help"], ["report", "--results", str(tmp_path)]):
         done = process(*argv, block=HEAVY)
