@@ -38,6 +38,9 @@ Sampler = Callable[[Tensor, Progress, torch.Generator], Tensor]
 # What is kept of a logged (C,) vector: this many epochs, evenly spaced, the last among them.
 CLASS_VALUES_KEPT = 20
 
+# A last batch of fewer images is told of: its step is as large as any other.
+SMALL_BATCH = 16
+
 # Streams of random numbers of one run, told apart by these tags.
 ORDER, AUGMENT, DRAWS = 1, 2, 3
 
@@ -82,7 +85,7 @@ def fit(
     """
     if config.epochs == 0:
         return History()
-    _refuse_thin_batches(loader)
+    _heed_last_batch(loader)
     labels_N = loader.labels.cpu()
     total_steps = config.epochs * len(loader)
     schedule = bind("schedule", config.schedule, SCHEDULES, place="optim.schedule")
@@ -225,13 +228,22 @@ def _share(step: int, accumulate: int, loader: Loader) -> float:
     return (end - start) / (last_end - first_start)
 
 
-def _refuse_thin_batches(loader: Loader) -> None:
-    """Batch norm needs two images of every batch on every rank."""
-    last = len(loader.labels) - (len(loader) - 1) * loader.batch_size
-    if world_size() > 1 and min(last, loader.batch_size) < 2 * world_size():
+def _heed_last_batch(loader: Loader) -> None:
+    """Batch norm needs two images of every batch on every rank, and more than a few to learn."""
+    total, size = len(loader.labels), loader.batch_size
+    last = total % size or size
+    if world_size() > 1 and min(last, total) < 2 * world_size():
         raise ConfigError(
-            f"optim.batch_size: {loader.batch_size} leaves {last} images in the last batch, for "
+            f"optim.batch_size: {size} leaves {last} images in the last batch, for "
             f"{world_size()} ranks; choose one that leaves two for each, or fewer ranks"
+        )
+    if last < min(SMALL_BATCH, size / 2) and last < total and not rank():
+        sizes = sorted(range(2, 2 * size), key=lambda other: abs(other - size))
+        other = next(other for other in sizes if (total % other or other) >= other / 2)
+        logger.warning(
+            f"optim.batch_size: {size} leaves {last} images in the last batch of an epoch, whose "
+            f"step is as large as any other and costs rare classes; {other} leaves "
+            f"{total % other or other}"
         )
 
 

@@ -48,6 +48,18 @@ def test_history_has_a_line_per_epoch_and_the_last_learning_rate():
     assert 0 < history.epochs[1]["lr"] < history.epochs[0]["lr"] < 0.05
 
 
+def test_a_last_batch_of_a_few_images_is_told_of(caplog):
+    train("optim.batch_size=36")
+    assert caplog.messages == [
+        "optim.batch_size: 36 leaves 2 images in the last batch of an epoch, whose step is as "
+        "large as any other and costs rare classes; 34 leaves 20"
+    ]
+    caplog.clear()
+    for size in (30, 31, 163, 326, 400):  # 26, 16, all, all, all
+        train(f"optim.batch_size={size}", "optim.epochs=1")
+    assert caplog.messages == []
+
+
 def test_class_weights_are_kept_at_evenly_spaced_epochs_the_last_among_them():
     _, history = train("optim.epochs=50", overlay="recall")
     kept = history.classes["class_weight"]
