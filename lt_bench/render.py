@@ -19,6 +19,7 @@ from lt_bench.record import Record, version
 from lt_bench.tables import (
     HEADLINE,
     NO_VALUE,
+    VERSIONS,
     Column,
     Filled,
     Row,
@@ -104,14 +105,16 @@ def render_latex(table: Filled, results: Path) -> str:
 
 def _latex_table(table: Filled, section: str, rows: Sequence[Row]) -> str:
     """One float: what a reader of the paper needs in its caption, the marks below as footnotes."""
-    letters, of_rows = lettered(rows)
+    letters, of_rows = lettered(rows, without=VERSIONS)
+    versions = [m for m in told_marks(rows) if VERSIONS in m]
     grid = score_grid(table.columns, rows)
     lines = list(_bold(grid, r"\textbf{", "}", latex))
     for cells, marked in zip(lines, of_rows, strict=True):
         cells[0] += f"$^{{{','.join(marked)}}}$" if marked else ""
     caption = [f"{title(table)}, {dataset_name(rows[0].config)}.", facts_of_runs(rows)]
     caption += how_to_read(table, rows)
-    notes = [f"All rows: {'; '.join(shared)}."] if (shared := shared_marks(rows)) else []
+    shared = [mark for mark in shared_marks(rows) if not mark.startswith(VERSIONS)]
+    notes = [f"All rows: {'; '.join(shared)}."] if shared else []
     kind = "table*" if len(grid.head) > WIDE else "table"
     return "\n".join(
         [
@@ -120,6 +123,7 @@ def _latex_table(table: Filled, section: str, rows: Sequence[Row]) -> str:
             rf"\caption{{{latex(' '.join(caption))}}}",
             rf"\label{{tab:{table.name_of(section)}}}",
             rf"% {latex(settings(section))}",
+            *(rf"% {latex(mark)}" for mark in versions),
             rf"\begin{{tabular}}{{@{{}}l{'r' * (len(grid.head) - 1)}@{{}}}}",
             r"\toprule",
             " & ".join(map(latex, grid.head)) + r" \\",
@@ -222,10 +226,15 @@ def shared_marks(rows: Sequence[Row]) -> list[str]:
     return [mark for mark in first if others and all(mark in marks for marks in others)]
 
 
-def lettered(rows: Sequence[Row]) -> tuple[dict[str, str], list[list[str]]]:
-    """A letter for each mark that tells rows apart, and the letters of each row."""
+def lettered(rows: Sequence[Row], without: str = "\0") -> tuple[dict[str, str], list[list[str]]]:
+    """A letter for each mark that tells rows apart, and the letters of each row.
+
+    Args:
+        without: how marks begin that get none.
+    """
     shared = shared_marks(rows)
-    own = dict.fromkeys(mark for row in rows for mark in row.marks if mark not in shared)
+    told = [mark for row in rows for mark in row.marks if not mark.startswith(without)]
+    own = dict.fromkeys(mark for mark in told if mark not in shared)
     alphabet = string.ascii_lowercase
     letters = {mark: alphabet[i % 26] * (1 + i // 26) for i, mark in enumerate(own)}
     return letters, [[letters[mark] for mark in row.marks if mark in letters] for row in rows]

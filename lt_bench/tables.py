@@ -79,6 +79,8 @@ METHODS_IN_PROSE = {
     "ncm": "NCM",
     "tau_norm": "τ-norm",
 }
+# Begins the mark that a reader of the records needs, and one of a paper does not.
+VERSIONS = "runs of different versions of the code"
 PARTS_IN_PROSE = {
     "ce": "CE",
     "ldam": "LDAM",
@@ -266,7 +268,7 @@ def _marks(row: Row, runs: Runs, data: Counter[str], computed: Counter[str]) -> 
         yield f"computed in {' and in '.join(sorted(used))}; most runs here in {usual}"
     commits = set(map(commit, stages))
     if len(commits) > 1:
-        yield f"runs of different versions of the code: {', '.join(sorted(commits))}"
+        yield f"{VERSIONS}: {', '.join(sorted(commits))}"
     if parent := row.config.parent:
         epochs = f"{row.config.optim.epochs} epochs after the {parent.optim.epochs}"
         idle = [override for override in row.config.overrides if override not in parent.overrides]
