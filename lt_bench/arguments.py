@@ -80,6 +80,7 @@ ARGUMENTS: Mapping[str, dict[str, Any]] = {
     "--check": _flag("fail where a table has drifted"),
     "--published": _flag("print ours beside published"),
     "--tensorboard": _folder("write the curves of every run, also in progress, for TensorBoard"),
+    "--pdf": _folder("write every figure as PDF, for print"),
     "--tolerance": {
         **_number(float, "fail where top-1 differs by more; default: 1.0", default=1.0),
         "metavar": "POINTS",
@@ -123,7 +124,7 @@ MACHINE = (
 VERBS: Mapping[str, tuple[str, ...]] = {
     "train": (*EXPERIMENT, "--seeds", "--jobs", "--again", "--download", *MACHINE),
     "table": ("name", "--dry-run", "--jobs", *MACHINE),
-    "report": ("--check", "--published", "--tensorboard", "--results"),
+    "report": ("--check", "--published", "--pdf", "--tensorboard", "--results"),
     "verify": ("run_id", "--tolerance", *MACHINE),
     "predict": ("run_id", "path", "--csv", "--results", *DEVICE, *FILES),
     "data": (

@@ -155,6 +155,9 @@ def rebuild(arguments: argparse.Namespace) -> int:
         said = "every table, figure and the page follow from their records"
         print(*drifted or [said], sep="\n")
         return FAILED_RUN if drifted else 0
+    if arguments.pdf:
+        print(*figures.write_pdfs(results, arguments.pdf), sep="\n")
+        return 0
     if arguments.published:
         groups = report.beside_published(results)
         if not groups:
@@ -385,12 +388,14 @@ def _run_all(
 
 
 def _row(record: "Record") -> str:
-    from lt_bench.metrics import shot_accuracy, top1
+    from lt_bench.metrics import balanced_accuracy, shot_accuracy, top1
 
     tally = record.test.tally
     groups = shot_accuracy(tally, record.data.class_counts)
     cells = [f"{name} {_percent(value)}" for name, value in groups.items()]
     cells += [f"all {_percent(top1(tally))}"]
+    if len(set(record.test.total)) > 1:  # where "all" is mostly the classes tested most
+        cells += [f"balanced {_percent(balanced_accuracy(tally))}"]
     if record.val:
         cells += [f"validation {_percent(top1(record.val.tally))}"]
     names = f"{record.recipe} {record.overlay} seed {record.seed}"

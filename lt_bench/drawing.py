@@ -29,6 +29,7 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.4,
     "figure.dpi": 200,
     "savefig.dpi": 200,
+    "pdf.fonttype": 42,  # letters stay letters
     "text.parse_math": False,  # a name may hold a $
 }
 # Okabe and Ito's colours, told apart by colour-blind readers; these three also by their greys

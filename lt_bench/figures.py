@@ -45,17 +45,33 @@ LOWEST_WEIGHT = 0.01  # of the mean weight
 
 def write_all(results: Results) -> list[Path]:
     """Draw every table of shot groups that has a record, and return the files."""
-    by_run = {record.run_id: record for record in results.records}
     written = []
+    for table, name, figure in _drawn_of(results):
+        path = results.folder / "figures" / f"{name}.png"
+        with whole_file(path) as file:
+            # no version of matplotlib in the file: the same picture is the same bytes
+            marks = {"Software": None, "Source": source_of_figure(name, table, results.folder)}
+            figure.savefig(file, format="png", metadata=marks)
+        written.append(path)
+    return written
+
+
+def write_pdfs(results: Results, folder: Path) -> list[Path]:
+    """The same figures as PDF, of a text page's width and with the fonts in them, for print."""
+    written = []
+    for _, name, figure in _drawn_of(results):
+        path = folder / f"{name}.pdf"
+        with whole_file(path) as file:
+            figure.savefig(file, format="pdf", metadata={"CreationDate": None})
+        written.append(path)
+    return written
+
+
+def _drawn_of(results: Results) -> Iterator[tuple[Filled, str, Figure]]:
+    by_run = {record.run_id: record for record in results.records}
     for table in results.filled:
         for name, figure in drawn(table, by_run):
-            path = results.folder / "figures" / f"{name}.png"
-            with whole_file(path) as file:
-                # no version of matplotlib in the file: the same picture is the same bytes
-                marks = {"Software": None, "Source": source_of_figure(name, table, results.folder)}
-                figure.savefig(file, format="png", metadata=marks)
-            written.append(path)
-    return written
+            yield table, name, figure
 
 
 def drawn(table: Filled, runs: Runs) -> Iterator[tuple[str, Figure]]:

@@ -105,12 +105,7 @@ def render_page(results: Results) -> str:
     rows = [row for table in tables for listed in table.rows.values() for row in listed]
     articles = [
         *(_article(table, results) for table in tables),
-        *(
-            _runs_of(table, row, results.folder)
-            for table in tables
-            for rows in table.rows.values()
-            for row in rows
-        ),
+        *(text for _, of in _by_table(tables) for text in _runs_of(of, results.folder)),
     ]
     articles += [_published(published)] if published else []
     template, style, script = (
@@ -135,11 +130,16 @@ def _links(tables: Sequence[Filled], results: Results, is_published: bool) -> It
         yield '<li><a href="NOTES.md">What the numbers say (NOTES.md)</a></li>'
     if is_published:
         yield '<li><a href="#published">Ours beside published</a></li>'
-    for name in dict.fromkeys(table.table for table in tables):
-        of = [table for table in tables if table.table == name]
+    for _, of in _by_table(tables):
         texts = [title(of[0]), *(table.config.report.name for table in of[1:])]
         links = _joined('<a href="#{}">{}</a> ', [table.name for table in of], texts)
         yield f"<li>{links}</li>"
+
+
+def _by_table(tables: Sequence[Filled]) -> Iterator[tuple[str, list[Filled]]]:
+    """Each table with the further reports of its runs, which have the same rows."""
+    for name in dict.fromkeys(table.table for table in tables):
+        yield name, [table for table in tables if table.table == name]
 
 
 def _joined(pattern: str, *columns: Iterable[str]) -> str:
@@ -261,12 +261,19 @@ def _cell(row: Row, name: str, column: Column, text: str, is_bold: bool, runs: s
 
 
 def _runs_id(table: Filled, row: Row) -> str:
-    names = "-".join(row.config.names).replace(":", ".")
-    return f"runs-{table.name}-{names}-{row.config.digest[:12]}"
+    return f"runs-{table.table}-{row.config.names[1]}-{row.config.digest[:12]}"
 
 
-def _runs_of(table: Filled, row: Row, results: Path) -> str:
+def _runs_of(tables: Sequence[Filled], results: Path) -> Iterator[str]:
+    """The runs of each row of a table, with their scores in all of its reports."""
+    for section, rows in tables[0].rows.items():
+        for index in range(len(rows)):
+            yield _runs([(table, table.rows[section][index]) for table in tables], results)
+
+
+def _runs(reports: Sequence[tuple[Filled, Row]], results: Path) -> str:
     """What runs them elsewhere, what compares, and each seed's record, scores and machine."""
+    table, row = reports[0]
     seeds = " ".join(str(record.seed) for record in row.records)
     precision = row.records[0].environment.get("precision", "auto")
     commands = [
@@ -275,14 +282,15 @@ def _runs_of(table: Filled, row: Row, results: Path) -> str:
         for stage in row.config.stages
     ]
     check = in_folder(f"python run.py verify {row.records[0].run_id}", results)
+    columns = [(of.scores, name, c) for t, of in reports for name, c in t.columns.items()]
     lines = []
-    for record, scores in zip(row.records, row.scores, strict=True):
-        cells = [column.printed(scores[name]) for name, column in table.columns.items()]
+    for index, record in enumerate(row.records):
+        cells = [column.printed(scores[index][name]) for scores, name, column in columns]
         link = f'<a href="runs/{escape(record.run_id)}/record.json">seed {record.seed}</a>'
         machine = [version(record), str(record.environment.get("precision"))]
-        shown = _joined("<td>{}</td>", [*cells, *machine])
-        lines.append(f"<tr><td>{link}</td>{shown}<td>{record.seconds:,.0f} s</td></tr>")
-    heads = ["record", *(c.header for c in table.columns.values()), "commit", "precision", "time"]
+        shown = _joined("<td>{}</td>", [f"{record.seconds:,.0f} s", *machine, *cells])
+        lines.append(f"<tr><td>{link}</td>{shown}</tr>")
+    heads = ["record", "time", "commit", "precision", *(column.header for *_, column in columns)]
     head = _joined('<th scope="col"><span class="plain">{}</span></th>', heads)
     name = escape(_runs_id(table, row))
     code = f"command-{name}"

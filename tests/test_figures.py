@@ -2,11 +2,12 @@
 
 import functools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lt_bench import figures, report
+from lt_bench import cli, figures, report
 from lt_bench.diagnostics import draw_confusion, draw_curves, draw_reliability
 from lt_bench.overviews import draw_cost, draw_factors, draw_ranks
 from lt_bench.record import encode_labels, read_all, write
@@ -35,6 +36,16 @@ def test_figures_of_a_table(checkout, results):
     first = [path.read_bytes() for path in paths]
     assert all(content.startswith(b"\x89PNG") for content in first)
     assert [path.read_bytes() for path in written(results)] == first
+
+
+def test_figures_for_print(checkout, results, tmp_path, capsys):
+    (checkout / "table.toml").write_text(TABLE)
+    fill_with(results)
+    assert cli.main(["report", "--pdf", str(tmp_path / "pdf"), "--results", str(results)]) == 0
+    written = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert tmp_path / "pdf" / "table-groups.pdf" in written
+    assert all(path.read_bytes().startswith(b"%PDF") for path in written)
+    assert not (results / "figures").exists()
 
 
 def test_figures_show_the_numbers_of_the_table(checkout, results):
