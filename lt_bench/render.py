@@ -45,7 +45,7 @@ LATEX = str.maketrans(
         "−": "$-$",
     }
 )
-WIDE = 6  # columns, more than which a column of text cannot hold
+WIDE, LONG = 6, 35  # columns, and rows, more than which a column of text cannot hold
 OVER = {
     "seeds": "seeds (Student's t, where they differ)",
     "images": "test images (bootstrap within classes)",
@@ -115,11 +115,14 @@ def _latex_table(table: Filled, section: str, rows: Sequence[Row]) -> str:
     caption += how_to_read(table, rows)
     shared = [mark for mark in shared_marks(rows) if not mark.startswith(VERSIONS)]
     notes = [f"All rows: {'; '.join(shared)}."] if shared else []
-    kind = "table*" if len(grid.head) > WIDE else "table"
+    is_wide = len(grid.head) > WIDE
+    kind = "table*" if is_wide else "table"
+    is_large = is_wide or len(rows) > LONG
+    size, space = (r"\footnotesize", 3) if is_large else (r"\small", 4)
     return "\n".join(
         [
             rf"\begin{{{kind}}}",
-            r"\centering\small\setlength{\tabcolsep}{4pt}",
+            rf"\centering{size}\setlength{{\tabcolsep}}{{{space}pt}}",
             rf"\caption{{{latex(' '.join(caption))}}}",
             rf"\label{{tab:{table.name_of(section)}}}",
             rf"% {latex(settings(section))}",
