@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lt_bench.cli import main
-from lt_bench.config import names
+from lt_bench.cli import _row, main
+from lt_bench.config import load, names
 from lt_bench.record import read_all
+from tests.synthetic import make_record
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["optim.epochs=1"]
@@ -197,3 +198,12 @@ def test_without_a_terminal_each_epoch_is_a_line(tmp_path):
     assert "epoch 2/2" in lines[1]
     for term in ("loss", "representation", "classifier", "lr"):
         assert f"  {term} " in lines[1]
+
+
+def test_the_row_of_an_unbalanced_test_split_has_the_mean_over_classes():
+    config = load("digits_lt", "ce")
+    record = make_record(config, correct=(30, 8, 5, 2), total=(30, 10, 10, 10), val=(8, 6, 4, 2))
+    row = _row(record)
+    assert row.startswith("digits_lt ce seed 0:  many 100.0  medium 65.0  few 20.0  all 75.0")
+    assert "  balanced 62.5  validation 50.0  (" in row
+    assert "balanced" not in _row(make_record(config))
