@@ -201,8 +201,8 @@ def test_a_run_that_fails_does_not_stop_the_others(
 @pytest.mark.parametrize(
     ("overrides", "remedy"),
     [
-        ([], "optim.batch_size=16 optim.accumulate=2 needs about half"),
-        (["optim.accumulate=3"], "optim.batch_size=16 optim.accumulate=6 needs about half"),
+        ([], "optim.batch_size=15 optim.accumulate=2 needs about half"),
+        (["optim.accumulate=3"], "optim.batch_size=15 optim.accumulate=6 needs about half"),
         (["optim.batch_size=1"], "a smaller backbone or smaller images"),
     ],
 )

@@ -143,8 +143,10 @@ def read_list(dataset: str, split: str, facts: Mapping[str, Any]) -> list[Item]:
     order matters, and else by its identity, which needs a verified `data build`.
     """
     path, expected = LISTS / dataset / f"{split}.txt", facts[split]
-    remedy = f"restore it, or run python run.py data build {dataset}"
-    if "ranking" not in expected:  # its authors' list, not one made here
+    remedy = f"run python run.py data build {dataset}"
+    if "ranking" in expected:
+        remedy = f"restore it, or {remedy}"
+    else:  # its authors' list, not one made here
         remedy += " --lists DIR (or --download)"
     if not path.is_file():
         raise DataError(f"{_shown(path)}: missing; {remedy}")
@@ -165,7 +167,7 @@ def read_list(dataset: str, split: str, facts: Mapping[str, Any]) -> list[Item]:
 
 
 def _shown(path: Path) -> str:
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+    return str("data_lists" / path.relative_to(LISTS))
 
 
 def _sha256(text: str) -> str:
