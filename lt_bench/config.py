@@ -211,9 +211,13 @@ def gather(recipe: str, method: str, overrides: Sequence[str] = ()) -> Said:
         variant = key.removeprefix(f"{stem}:")
         is_meant = variant in known_variants and _holds(tree, known_variants[variant])
         if is_meant and variant not in variants:
+            kept = [
+                v for v in variants if known_variants[v].keys() != known_variants[variant].keys()
+            ]
             raise ConfigError(
-                f"recipe: {recipe!r} with these settings is {recipe}:{variant}, for which "
-                f"{method_file} has values of its own; write that"
+                f"recipe: {recipe!r} with these settings is "
+                f"{':'.join([recipe_name, *kept, variant])}, for which {method_file} has values of "
+                "its own; write that"
             )
     # of one key the last counts; what another key's part replaces may be a slip
     last = {key_of(override): override for override in overrides}

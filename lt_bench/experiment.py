@@ -297,9 +297,14 @@ def _combinations(config: RunConfig) -> Iterator[str]:
         yield f'method: {name!r} needs a parent, for example parent = "ce"'
     if config.parent and not method.needs_parent:
         yield f"parent: {config.parent.overlay!r} has no effect on {name!r}; leave it out"
-    if config.parent and method.keeps_head and config.head != config.parent.head:
-        yield (f"head: {name!r} keeps its parent's head; write head = {config.parent.head.name!r}")
-    yield from _of_head(name, method.needs_head, config.head, "")
+    needed, parent = method.needs_head, config.parent
+    if parent and method.keeps_head and needed not in (None, parent.head.name):
+        yield (
+            f"parent: {name!r} works on a {needed!r} head, {parent.overlay!r} has "
+            f"{parent.head.name!r}; write another parent"
+        )
+    elif parent and method.keeps_head and config.head != parent.head:
+        yield f"head: {name!r} keeps its parent's head; write head = {parent.head.name!r}"
     if config.parent and method.takes_off_prior:
         loss = config.parent.objective.loss
         if build("loss", loss, LOSSES, ANY_COUNTS).takes_off_prior:
@@ -330,12 +335,9 @@ def _of_objective(objective: ObjectiveConfig, head: Spec, place: str) -> Iterato
     except ConfigError as error:
         yield from error.problems
         return
-    yield from _of_head(objective.loss.name, needed, head, place)
-
-
-def _of_head(part: str, needed: str | None, head: Spec, place: str) -> Iterator[str]:
     if needed not in (None, head.name):
-        yield f'{place}head: {head.name!r} does not fit {part!r}; write {place}head = "{needed}"'
+        loss = objective.loss.name
+        yield f'{place}head: {head.name!r} does not fit {loss!r}; write {place}head = "{needed}"'
 
 
 def _refuse_unfit(method: Method, name: str, data: LongTailData) -> None:
@@ -393,12 +395,12 @@ def _of_these_images(record: Record, config: RunConfig, where: Runtime) -> Recor
         return record
     if LEFT_OUT in record.data.source:
         raise ConfigError(
-            f"{config.run_id}: was run without images that cannot be read; give --on-bad-image "
-            "skip as then, or another --results"
+            f"{config.run_id}: was run without images that could not be read; give --on-bad-image "
+            "skip as then, or, of other images, another --results"
         )
     raise ConfigError(
-        f"{config.run_id}: was run on other images than those in {where.data_root}; give another "
-        f"--results, or replace it: {repetition(config, where.results, where.data_root)}"
+        f"{config.run_id}: was run on other images than those in {where.data_root}; run "
+        f"{repetition(config, where.results, where.data_root)}"
     )
 
 

@@ -38,7 +38,7 @@ Sampler = Callable[[Tensor, Progress, torch.Generator], Tensor]
 # What is kept of a logged (C,) vector: this many epochs, evenly spaced, the last among them.
 CLASS_VALUES_KEPT = 20
 
-# A last batch of fewer images is told of: its step is as large as any other.
+# A last batch of fewer images, and less than half of one, is told of: its step is as large as any.
 SMALL_BATCH = 16
 
 # Streams of random numbers of one run, told apart by these tags.
@@ -85,7 +85,7 @@ def fit(
     """
     if config.epochs == 0:
         return History()
-    _heed_last_batch(loader)
+    _heed_last_batch(loader, config.accumulate)
     labels_N = loader.labels.cpu()
     total_steps = config.epochs * len(loader)
     schedule = bind("schedule", config.schedule, SCHEDULES, place="optim.schedule")
@@ -228,7 +228,7 @@ def _share(step: int, accumulate: int, loader: Loader) -> float:
     return (end - start) / (last_end - first_start)
 
 
-def _heed_last_batch(loader: Loader) -> None:
+def _heed_last_batch(loader: Loader, accumulate: int) -> None:
     """Batch norm needs two images of every batch on every rank, and more than a few to learn."""
     total, size = len(loader.labels), loader.batch_size
     last = total % size or size
@@ -237,7 +237,8 @@ def _heed_last_batch(loader: Loader) -> None:
             f"optim.batch_size: {size} leaves {last} images in the last batch, for "
             f"{world_size()} ranks; choose one that leaves two for each, or fewer ranks"
         )
-    if last < min(SMALL_BATCH, size / 2) and last < total and not rank():
+    is_step = (len(loader) - 1) % accumulate == 0  # by itself, not taken with those before it
+    if is_step and last < min(SMALL_BATCH, size / 2) and last < total and not rank():
         sizes = sorted(range(2, 2 * size), key=lambda other: abs(other - size))
         other = next(other for other in sizes if (total % other or other) >= other / 2)
         logger.warning(

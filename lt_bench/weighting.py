@@ -66,10 +66,11 @@ class Objective(nn.Module):
     def forward(
         self, logits_BC: Tensor, target_B: Tensor | Mixed, progress: Progress = START
     ) -> Tensor:
-        if logits_BC.shape[1] != len(self.weighting.weight_C):
+        num_classes = len(self.weighting.weight_C)
+        if logits_BC.ndim < 2 or logits_BC.shape[1] != num_classes:
             raise ConfigError(
-                f"logits: {logits_BC.shape[1]} classes, {len(self.weighting.weight_C)} in the "
-                "class counts that the objective was made from; give one for each class"
+                f"logits: {tuple(logits_BC.shape)}, (B, {num_classes}) expected, a column for each "
+                "of the class counts that the objective was made from"
             )
         with torch.autocast(logits_BC.device.type, enabled=False):
             if isinstance(target_B, Mixed):

@@ -206,6 +206,10 @@ def test_settings_that_are_a_variants_are_asked_for_by_its_name():
         "recipe: 'cifar100_lt' with these settings is cifar100_lt:if10, for which "
         "configs/methods/label_aware_smoothing.toml has values of its own; write that"
     )
+    (said,) = problems(
+        "data.imbalance_factor=10", recipe="cifar100_lt:if50:short", method="label_aware_smoothing"
+    )
+    assert " is cifar100_lt:short:if10, for which " in said
     assert prepare("cifar100_lt", "ce", ["data.imbalance_factor=10"])
     assert prepare("cifar100_lt:if10", "label_aware_smoothing", ["data.imbalance_factor=10"])
     assert prepare("cifar100_lt", "label_aware_smoothing", ["data.imbalance_factor=20"])

@@ -240,7 +240,7 @@ def test_other_images_are_not_answered_with_an_old_run(tmp_path, capsys):
     capsys.readouterr()
     assert run("ce", "other") == 2
     said = capsys.readouterr().err
-    assert f"was run on other images than those in {tmp_path}/other; give another --results" in said
+    assert f"was run on other images than those in {tmp_path}/other; run python run.py" in said
     assert said.endswith(f"--again --results {results} --data-root {tmp_path}/other\n")
     assert run("crt", "other") == 2
     assert " was run on other images; run python run.py train" in capsys.readouterr().err
@@ -412,7 +412,7 @@ def test_a_truncated_photo_stops_the_run_or_is_left_out_and_said(tmp_path, capsy
     assert record.data.identity["test"] == whole.identity["test"]
     capsys.readouterr()
     assert cli.main([*command, "--results", str(tmp_path / "results")]) == 2
-    assert "was run without images that cannot be read; give --on-bad-image skip" in (
+    assert "was run without images that could not be read; give --on-bad-image skip" in (
         capsys.readouterr().err
     )
 

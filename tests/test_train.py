@@ -57,6 +57,7 @@ def test_a_last_batch_of_a_few_images_is_told_of(caplog):
     caplog.clear()
     for size in (30, 31, 163, 326, 400):  # 26, 16, all, all, all
         train(f"optim.batch_size={size}", "optim.epochs=1")
+    train("optim.batch_size=36", "optim.accumulate=4")  # its 10 batches are steps of 4, 4 and 2
     assert caplog.messages == []
 
 
