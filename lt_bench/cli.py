@@ -30,7 +30,9 @@ SHOWN_WIDTH = 60  # of settings that stand in a column
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, 2 for a user's mistake, 1 failed, 130 interrupted."""
+    """Run one command; the exit status is 0, 2 for a user's mistake, 1 failed, 130 interrupted, and
+    141 where the reader of its output left.
+    """
     # torch's switch for large pages, read when it is loaded and first allocates: without them a
     # fresh batch on the CPU costs as much as all that is done to it
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

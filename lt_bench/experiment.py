@@ -305,8 +305,8 @@ def _combinations(config: RunConfig) -> Iterator[str]:
         )
     elif parent and method.keeps_head and config.head != parent.head:
         yield f"head: {name!r} keeps its parent's head; write head = {parent.head.name!r}"
-    if config.parent and method.takes_off_prior:
-        loss = config.parent.objective.loss
+    if parent and method.takes_off_prior:
+        loss = parent.objective.loss
         if build("loss", loss, LOSSES, ANY_COUNTS).takes_off_prior:
             yield f"parent: {loss.name!r} took the prior off already; write one of another loss"
     yield from _of_objective(config.objective, config.head, "")

@@ -105,7 +105,7 @@ def render_page(results: Results) -> str:
     rows = [row for table in tables for listed in table.rows.values() for row in listed]
     articles = [
         *(_article(table, results) for table in tables),
-        *(text for _, of in _by_table(tables) for text in _runs_of(of, results.folder)),
+        *(text for of in _by_table(tables) for text in _runs_of(of, results.folder)),
     ]
     articles += [_published(published)] if published else []
     template, style, script = (
@@ -130,16 +130,16 @@ def _links(tables: Sequence[Filled], results: Results, is_published: bool) -> It
         yield '<li><a href="NOTES.md">What the numbers say (NOTES.md)</a></li>'
     if is_published:
         yield '<li><a href="#published">Ours beside published</a></li>'
-    for _, of in _by_table(tables):
+    for of in _by_table(tables):
         texts = [title(of[0]), *(table.config.report.name for table in of[1:])]
         links = _joined('<a href="#{}">{}</a> ', [table.name for table in of], texts)
         yield f"<li>{links}</li>"
 
 
-def _by_table(tables: Sequence[Filled]) -> Iterator[tuple[str, list[Filled]]]:
+def _by_table(tables: Sequence[Filled]) -> Iterator[list[Filled]]:
     """Each table with the further reports of its runs, which have the same rows."""
     for name in dict.fromkeys(table.table for table in tables):
-        yield name, [table for table in tables if table.table == name]
+        yield [table for table in tables if table.table == name]
 
 
 def _joined(pattern: str, *columns: Iterable[str]) -> str:
