@@ -42,15 +42,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["base_lr"] * factor
 
 
-def constant(progress: Progress, *, warmup_epochs: NonNegative = 0) -> float:
+def constant(
+    progress: Progress, *, warmup_epochs: NonNegative = 0, warmup_start: Fraction = 0.0
+) -> float:
     """1 after the warm-up."""
-    return _warmup(progress, warmup_epochs)
+    return _warmup(progress, warmup_epochs, warmup_start)
 
 
 def step(
     progress: Progress,
     *,
     warmup_epochs: NonNegative = 0,
+    warmup_start: Fraction = 0.0,
     milestones: tuple[Fraction, ...] = (),
     factors: tuple[NonNegative, ...] = (),
 ) -> float:
@@ -67,17 +70,26 @@ def step(
     for milestone, value in zip(milestones, factors, strict=True):
         if progress.fraction >= milestone:
             factor = value
-    return factor * _warmup(progress, warmup_epochs)
+    return factor * _warmup(progress, warmup_epochs, warmup_start)
 
 
-def cosine(progress: Progress, *, warmup_epochs: NonNegative = 0) -> float:
+def cosine(
+    progress: Progress, *, warmup_epochs: NonNegative = 0, warmup_start: Fraction = 0.0
+) -> float:
     """Half a cosine from 1 to 0 over the run, a step at a time."""
-    return 0.5 * (1 + math.cos(math.pi * progress.fraction)) * _warmup(progress, warmup_epochs)
+    half_cosine = 0.5 * (1 + math.cos(math.pi * progress.fraction))
+    return half_cosine * _warmup(progress, warmup_epochs, warmup_start)
 
 
-def _warmup(progress: Progress, epochs: float) -> float:
-    """Stairs of one epoch, as the published CIFAR code has them."""
-    return min(1.0, (progress.epoch + 1) / epochs) if epochs else 1.0
+def _warmup(progress: Progress, epochs: float, start: float) -> float:
+    """From `start` to 1 in stairs of one epoch; the published CIFAR code rises so from 0."""
+    if not epochs:
+        if start:
+            raise ConfigError(
+                f"warmup_start: {start:g} has no effect without warmup_epochs; leave it out"
+            )
+        return 1.0
+    return start + (1 - start) * min(1.0, (progress.epoch + 1) / epochs)
 
 
 SCHEDULES = {"constant": constant, "step": step, "cosine": cosine}

@@ -31,6 +31,16 @@ def test_warm_up_is_a_stair_per_epoch(schedule):
     moments = [Progress(step, 100, 10) for step in (0, 9, 10, 39, 40)]
     shares = [schedule(at, warmup_epochs=4) / schedule(at, warmup_epochs=0) for at in moments]
     assert shares == pytest.approx([0.25, 0.25, 0.5, 1, 1])
+    from_half = [
+        schedule(at, warmup_epochs=4, warmup_start=0.5) / schedule(at) for at in moments
+    ]
+    assert from_half == pytest.approx([0.625, 0.625, 0.75, 1, 1])
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_start_of_no_warm_up_is_refused(name):
+    with pytest.raises(ConfigError, match=r"^schedule\.warmup_start: 0\.5 has no effect"):
+        build("schedule", Spec(name, {"warmup_start": 0.5}), SCHEDULES, Progress())
 
 
 @pytest.mark.parametrize("milestones", [(0.8,), (0.9, 0.8)])
