@@ -81,7 +81,6 @@ class Checkpoint:
 
     def is_due(self, *, is_last: bool) -> bool:
         """Whether to keep the state after this step, which may be the last one of training."""
-        self.usage.poll()
         now = time.monotonic()
         is_long = is_last and now - self.began >= self.every
         return self.is_stopping or is_long or now - self.kept >= self.every

@@ -176,7 +176,7 @@ class Record:
     num_parameters: Number
     peak_memory_bytes: Number | None = None  # of the GPU's allocator
     peak_resident_bytes: Number | None = None  # of the process, its workers apart
-    energy_joules: NonNegative | None = None  # of the GPU's board or the CPU's packages
+    energy_joules: NonNegative | None = None  # of the GPU's board
     seconds: NonNegative
     test: SplitResult
     val: SplitResult | None = None

@@ -367,7 +367,7 @@ COLUMNS: Mapping[str, Column] = {
         "energy (kJ)",
         factor=1e-3,
         best=None,
-        about="of the GPU's board or the CPU's packages, where the driver counts it",
+        about="of the GPU's board, where the driver counts it",
     ),
 }
 
