@@ -31,9 +31,7 @@ def test_warm_up_is_a_stair_per_epoch(schedule):
     moments = [Progress(step, 100, 10) for step in (0, 9, 10, 39, 40)]
     shares = [schedule(at, warmup_epochs=4) / schedule(at, warmup_epochs=0) for at in moments]
     assert shares == pytest.approx([0.25, 0.25, 0.5, 1, 1])
-    from_half = [
-        schedule(at, warmup_epochs=4, warmup_start=0.5) / schedule(at) for at in moments
-    ]
+    from_half = [schedule(at, warmup_epochs=4, warmup_start=0.5) / schedule(at) for at in moments]
     assert from_half == pytest.approx([0.625, 0.625, 0.75, 1, 1])
 
 

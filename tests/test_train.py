@@ -39,6 +39,20 @@ def weights(method):
     return torch.cat([p.detach().flatten() for p in method.parameters()])
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [
+        ({}, "fp32"),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, "bf16"),
+        ({"avx512_bf16": True, "cpu_name": "Intel Xeon"}, "fp32"),
+        ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, "bf16"),
+    ],
+)
+def test_the_precision_is_the_faster_one_of_the_cpu(capabilities, precision, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert Runtime.choose("cpu").precision == precision
+
+
 def test_history_has_a_line_per_epoch_and_the_last_learning_rate():
     seen = []
     _, history = train("optim.schedule={name='cosine'}", on_epoch=seen.append)
