@@ -29,8 +29,8 @@ PACKAGE = Path(__file__).parent
 # Modules that print what a record says; any other may decide its numbers.
 PRESENTING = (
     *("agreement", "arguments", "bench", "cli", "diagnostics", "display", "drawing"),
-    *("event_files", "figures", "intervals", "overviews", "page", "predictions", "published"),
-    *("render", "report", "tables"),
+    *("event_files", "figures", "intervals", "latex", "overviews", "page"),
+    *("predictions", "published", "render", "report", "tables"),
 )
 ECHO_SECONDS = 1.0
 

@@ -14,6 +14,7 @@ from PIL import Image
 from lt_bench.config import in_folder
 from lt_bench.errors import DataError
 from lt_bench.files import write_text_whole
+from lt_bench.latex import render_latex
 from lt_bench.metrics import SHOT_GROUPS
 from lt_bench.published import Beside
 from lt_bench.record import version
@@ -26,7 +27,6 @@ from lt_bench.render import (
     missing_commands,
     missing_runs,
     render_csv,
-    render_latex,
     score_grid,
     settings,
     shared_marks,

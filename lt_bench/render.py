@@ -1,4 +1,4 @@
-"""Tables as text: Markdown for reading, CSV for computing, LaTeX (booktabs) for papers."""
+"""What a table says as grids of texts; Markdown for reading, CSV for computing."""
 
 import hashlib
 import itertools
@@ -19,7 +19,6 @@ from lt_bench.record import Record, version
 from lt_bench.tables import (
     HEADLINE,
     NO_VALUE,
-    VERSIONS,
     Column,
     Filled,
     Row,
@@ -30,22 +29,6 @@ from lt_bench.tables import (
     is_bold,
 )
 
-LATEX = str.maketrans(
-    {
-        **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-        "τ": r"$\tau$",
-        "±": r"$\pm$",
-        "–": "--",
-        "−": "$-$",
-    }
-)
-WIDE, LONG = 6, 35  # columns, and rows, more than which a column of text cannot hold
 OVER = {
     "seeds": "seeds (Student's t, where they differ)",
     "images": "test images (bootstrap within classes)",
@@ -90,62 +73,6 @@ def render_markdown(table: Filled, results: Path) -> str:
 def source_of_figure(name: str, table: Filled, results: Path) -> str:
     """What marks a figure as this one of this table: a digest of its name and the table's text."""
     return hashlib.sha256(f"{name}\n{render_markdown(table, results)}".encode()).hexdigest()
-
-
-def render_latex(table: Filled, results: Path) -> str:
-    """A booktabs table per section: mean and standard deviation, the best in bold as elsewhere."""
-    parts = [
-        f"% Made by python run.py report from the records of table {table.table}; needs booktabs."
-    ]
-    if table.missing:
-        parts.append(f"% {missing_runs(table, results)}")
-    parts += [_latex_table(table, section, rows) for section, rows in table.rows.items()]
-    return "\n\n".join(parts) + "\n"
-
-
-def _latex_table(table: Filled, section: str, rows: Sequence[Row]) -> str:
-    """One float: what a reader of the paper needs in its caption, the marks below as footnotes."""
-    letters, of_rows = lettered(rows, without=VERSIONS)
-    versions = [m for m in told_marks(rows) if VERSIONS in m]
-    grid = score_grid(table.columns, rows)
-    lines = list(_bold(grid, r"\textbf{", "}", latex))
-    for cells, marked in zip(lines, of_rows, strict=True):
-        cells[0] += f"$^{{{','.join(marked)}}}$" if marked else ""
-    caption = [f"{title(table)}, {dataset_name(rows[0].config)}.", facts_of_runs(rows)]
-    caption += how_to_read(table, rows)
-    shared = [mark for mark in shared_marks(rows) if not mark.startswith(VERSIONS)]
-    notes = [f"All rows: {'; '.join(shared)}."] if shared else []
-    is_wide = len(grid.head) > WIDE
-    kind = "table*" if is_wide else "table"
-    is_large = is_wide or len(rows) > LONG
-    size, space = (r"\footnotesize", 3) if is_large else (r"\small", 4)
-    return "\n".join(
-        [
-            rf"\begin{{{kind}}}",
-            rf"\centering{size}\setlength{{\tabcolsep}}{{{space}pt}}",
-            rf"\caption{{{latex(' '.join(caption))}}}",
-            rf"\label{{tab:{table.name_of(section)}}}",
-            rf"% {latex(settings(section))}",
-            *(rf"% {latex(mark)}" for mark in versions),
-            rf"\begin{{tabular}}{{@{{}}l{'r' * (len(grid.head) - 1)}@{{}}}}",
-            r"\toprule",
-            " & ".join(map(latex, grid.head)) + r" \\",
-            r"\midrule",
-            *(" & ".join(cells) + r" \\" for cells in lines),
-            r"\bottomrule",
-            r"\end{tabular}",
-            *(rf"\par\footnotesize {latex(note)}" for note in notes),
-            *(
-                rf"\par\footnotesize $^{{{letter}}}$ {latex(mark)}."
-                for mark, letter in letters.items()
-            ),
-            rf"\end{{{kind}}}",
-        ]
-    )
-
-
-def latex(text: str) -> str:
-    return " ".join(text.split()).translate(LATEX)
 
 
 def title(table: Filled) -> str:
@@ -208,7 +135,7 @@ def missing_commands(runs: Sequence[RunConfig], results: Path) -> list[str]:
 
 def markdown_grid(grid: Grid) -> str:
     """A Markdown table, padded so that it reads as plain text too."""
-    lines = [[*map(markdown_text, grid.head)], *_bold(grid, "**", "**", markdown_text)]
+    lines = [[*map(markdown_text, grid.head)], *bolded(grid, "**", "**", markdown_text)]
     widths = [max(3, *map(len, texts)) for texts in zip(*lines, strict=True)]
     lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
     printed = []
@@ -415,7 +342,7 @@ def _section(table: Filled, section: str, rows: Sequence[Row]) -> list[str]:
     return parts
 
 
-def _bold(
+def bolded(
     grid: Grid, before: str, after: str, escaped: Callable[[str], str]
 ) -> Iterator[list[str]]:
     """The lines as escaped texts, with marks around the first word of what is bold."""

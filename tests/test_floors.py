@@ -16,7 +16,7 @@ FLOORS = {
     "display": 3,
     **dict.fromkeys(["weighting", "compiled", "tables", "agreement", "event_files"], 4),
     **dict.fromkeys(["methods", "render", "drawing"], 5),
-    **dict.fromkeys(["train", "evaluate", "published", "diagnostics", "overviews"], 6),
+    **dict.fromkeys(["train", "evaluate", "published", "latex", "diagnostics", "overviews"], 6),
     **dict.fromkeys(["experiment", "report"], 7),
     **dict.fromkeys(["bench", "figures", "page", "predictions", "running"], 8),
     "cli": 9,

@@ -1,0 +1,91 @@
+"""Tables for papers: LaTeX with booktabs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lt_bench.render import (
+    bolded,
+    facts_of_runs,
+    how_to_read,
+    lettered,
+    missing_runs,
+    score_grid,
+    settings,
+    shared_marks,
+    title,
+    told_marks,
+)
+from lt_bench.tables import VERSIONS, Filled, Row, dataset_name
+
+LATEX = str.maketrans(
+    {
+        **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "τ": r"$\tau$",
+        "±": r"$\pm$",
+        "–": "--",
+        "−": "$-$",
+    }
+)
+WIDE, LONG = 6, 35  # columns, and rows, more than which a column of text cannot hold
+
+
+def render_latex(table: Filled, results: Path) -> str:
+    """A booktabs table per section: mean and standard deviation, the best in bold as elsewhere."""
+    parts = [
+        f"% Made by python run.py report from the records of table {table.table}; needs booktabs."
+    ]
+    if table.missing:
+        parts.append(f"% {missing_runs(table, results)}")
+    parts += [_latex_table(table, section, rows) for section, rows in table.rows.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _latex_table(table: Filled, section: str, rows: Sequence[Row]) -> str:
+    """One float: what a reader of the paper needs in its caption, the marks below as footnotes."""
+    letters, of_rows = lettered(rows, without=VERSIONS)
+    versions = [m for m in told_marks(rows) if VERSIONS in m]
+    grid = score_grid(table.columns, rows)
+    lines = list(bolded(grid, r"\textbf{", "}", latex))
+    for cells, marked in zip(lines, of_rows, strict=True):
+        cells[0] += f"$^{{{','.join(marked)}}}$" if marked else ""
+    caption = [f"{title(table)}, {dataset_name(rows[0].config)}.", facts_of_runs(rows)]
+    caption += how_to_read(table, rows)
+    shared = [mark for mark in shared_marks(rows) if not mark.startswith(VERSIONS)]
+    notes = [f"All rows: {'; '.join(shared)}."] if shared else []
+    is_wide = len(grid.head) > WIDE
+    kind = "table*" if is_wide else "table"
+    is_large = is_wide or len(rows) > LONG
+    size, space = (r"\footnotesize", 3) if is_large else (r"\small", 4)
+    return "\n".join(
+        [
+            rf"\begin{{{kind}}}",
+            rf"\centering{size}\setlength{{\tabcolsep}}{{{space}pt}}",
+            rf"\caption{{{latex(' '.join(caption))}}}",
+            rf"\label{{tab:{table.name_of(section)}}}",
+            rf"% {latex(settings(section))}",
+            *(rf"% {latex(mark)}" for mark in versions),
+            rf"\begin{{tabular}}{{@{{}}l{'r' * (len(grid.head) - 1)}@{{}}}}",
+            r"\toprule",
+            " & ".join(map(latex, grid.head)) + r" \\",
+            r"\midrule",
+            *(" & ".join(cells) + r" \\" for cells in lines),
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(rf"\par\footnotesize {latex(note)}" for note in notes),
+            *(
+                rf"\par\footnotesize $^{{{letter}}}$ {latex(mark)}."
+                for mark, letter in letters.items()
+            ),
+            rf"\end{{{kind}}}",
+        ]
+    )
+
+
+def latex(text: str) -> str:
+    return " ".join(text.split()).translate(LATEX)
