@@ -38,8 +38,9 @@ from lt_bench.tables import HEADLINE, Column, Filled, Row, dataset_name
 
 GROUPS = (*SHOT_GROUPS, HEADLINE)
 IMAGE = re.compile(r'src="data:image/webp;base64,[^"]*"')
-# Figures with a panel per method are on the page of small tables only; larger ones link to them.
-PANEL_PER_METHOD, SMALL = ("classes", "weights", "reliability", "curves"), 16
+# Of the figures with a panel per method: up to how many rows they are on the page; larger tables
+# link to them, those that say least first.
+MOST_ROWS = {"classes": 24, "weights": 24, "reliability": 16, "curves": 16}
 OPTION = "<option>{}</option>"
 
 
@@ -350,7 +351,7 @@ def _foldable(summary: str, text: str, name: str) -> str:
 
 def _figures(table: Filled, results: Results) -> Iterator[str]:
     """The table's figures; what would make the page too large is linked instead."""
-    is_large = sum(map(len, table.rows.values())) > SMALL
+    num_rows = sum(map(len, table.rows.values()))
     links = []
     found = [path.stem.rpartition("-") for path in (results.folder / "figures").glob("*.png")]
     order = {kind: place for place, kind in enumerate(CAPTIONS)}
@@ -360,7 +361,7 @@ def _figures(table: Filled, results: Results) -> Iterator[str]:
         if _table_of(path, results) is not table:
             continue
         caption = escape(CAPTIONS[kind])
-        if kind in PANEL_PER_METHOD and is_large:
+        if num_rows > MOST_ROWS.get(kind, num_rows):
             links.append(f'<a href="figures/{escape(path.name)}">{caption}</a>')
             continue
         yield (

@@ -14,6 +14,7 @@ from PIL import Image
 from lt_bench import figures, report
 from lt_bench.errors import DataError
 from lt_bench.page import (
+    MOST_ROWS,
     _in_few_colours,
     check_figures,
     check_page,
@@ -81,7 +82,7 @@ def test_the_page_is_whole_and_fetches_nothing(page):
 
 
 def test_a_large_table_links_to_its_panels(page, checkout, results, monkeypatch):
-    monkeypatch.setattr("lt_bench.page.SMALL", 2)
+    monkeypatch.setattr("lt_bench.page.MOST_ROWS", dict.fromkeys(MOST_ROWS, 2))
     parsed = Parsed(render_page(report.read_results(results)))
     assert len(parsed.all("img", "src")) == 4
     links = [link for link in parsed.all("a", "href") if link.startswith("figures/")]
