@@ -212,16 +212,17 @@ def data(arguments: argparse.Namespace) -> int:
     from lt_bench.experiment import prepare
 
     spec = prepare(arguments.recipe, "ce", arguments.overrides).data
-    root = _existing(arguments.data_root)
+    where = _runtime(arguments)
+    root = where.data_root
     _refuse_idle_flags(arguments)
     if arguments.action == "build":
         found = _build(spec.name, root, arguments)
     elif arguments.action == "pack":
-        found = _pack(spec, root, arguments)
+        found = _pack(spec, root, arguments, where.workers)
     else:
         if arguments.download:
             _download(spec.name, root)
-        found = _check(spec, root, arguments)
+        found = _check(spec, root, arguments, where.workers)
     print(*found.lines, sep="\n")
     return 0 if found.ok else USER_MISTAKE
 
@@ -259,7 +260,9 @@ def _build(name: str, root: Path | None, arguments: argparse.Namespace) -> "Repo
     return Report(tuple(build_lists(name, root)), ok=True)
 
 
-def _check(spec: "Spec", root: Path | None, arguments: argparse.Namespace) -> "Report":
+def _check(
+    spec: "Spec", root: Path | None, arguments: argparse.Namespace, workers: int
+) -> "Report":
     from lt_bench.data.check import check
 
     with image_bar(is_shown=arguments.decode) as tried:
@@ -268,12 +271,12 @@ def _check(spec: "Spec", root: Path | None, arguments: argparse.Namespace) -> "R
             spec.options,
             root,
             decode=arguments.decode,
-            workers=_workers(arguments),
+            workers=workers,
             on_tried=tried,
         )
 
 
-def _pack(spec: "Spec", root: Path | None, arguments: argparse.Namespace) -> "Report":
+def _pack(spec: "Spec", root: Path | None, arguments: argparse.Namespace, workers: int) -> "Report":
     from lt_bench.data.pack import Format, pack_path, write_pack
     from lt_bench.experiment import load_data
 
@@ -291,16 +294,10 @@ def _pack(spec: "Spec", root: Path | None, arguments: argparse.Namespace) -> "Re
             data,
             path,
             form=form,
-            workers=_workers(arguments),
+            workers=workers,
             on_bad_image=arguments.on_bad_image,
             on_packed=packed,
         )
-
-
-def _workers(arguments: argparse.Namespace) -> int:
-    from lt_bench.runtime import usable_cores
-
-    return usable_cores() if arguments.workers is None else int(arguments.workers)
 
 
 def _download(name: str, root: Path | None) -> None:
@@ -408,12 +405,6 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def _existing(root: Path | None) -> Path | None:
-    if root is not None and not root.is_dir():
-        raise ConfigError(f"--data-root: {root} is no folder; give the one that holds the data")
-    return root
-
-
 def _runtime(arguments: argparse.Namespace) -> "Runtime":
     """The machine as the flags of a verb say; not every verb has all of them."""
     from inspect import signature
@@ -422,7 +413,8 @@ def _runtime(arguments: argparse.Namespace) -> "Runtime":
 
     settings = signature(Runtime.choose).parameters
     given = {name: value for name, value in vars(arguments).items() if name in settings}
-    _existing(given.get("data_root"))
+    if (root := given.get("data_root")) is not None and not root.is_dir():
+        raise ConfigError(f"--data-root: {root} is no folder; give the one that holds the data")
     if (results := given.get("results")) is not None and results.is_file():
         raise ConfigError(f"--results: {results} is a file; give a folder")
     return Runtime.choose(**given)
