@@ -4,7 +4,6 @@ The corpus is in tests/bad/, a file per kind; a case says what to put where, or 
 """
 
 import base64
-import json
 import re
 import tomllib
 from dataclasses import replace
@@ -40,9 +39,6 @@ def prepared(kind, case, tmp_path):
     if kind == "overlays":
         put(tmp_path / "case.toml", case)
         return ["show", "digits_lt", str(tmp_path / "case.toml")]
-    if kind == "tables":
-        put(tmp_path / "case.toml", case)
-        return ["table", str(tmp_path / "case.toml"), *results]
     if kind == "lists":
         put(tmp_path / "train.txt", case)
         return ["train", "folder", "ce", "--data-root", str(tmp_path), *results]
@@ -53,9 +49,6 @@ def prepared(kind, case, tmp_path):
     if kind == "cifar":
         put(tmp_path / case["path"], case)
         return ["train", "cifar10_lt", "ce", "--data-root", str(tmp_path), *results]
-    if kind == "records":
-        put_record(tmp_path / "results", case)
-        return ["verify", prepare("digits_lt", "ce").run_id, *results]
     crt = prepare("digits_lt", "crt")
     assert crt.parent is not None
     if kind == "models":
@@ -75,24 +68,6 @@ def put(path, case):
         path.write_bytes(base64.b64decode(case["base64"]))
     else:
         path.write_bytes(case["text"].encode() * case.get("repeat", 1))
-
-
-def put_record(results, case):
-    """A sound record with one value set, or a text in its place."""
-    path = write(make_record(prepare("digits_lt", "ce")), results)
-    if "text" in case or "base64" in case:
-        put(path, case)
-        return
-    tree = json.loads(path.read_text(encoding="utf-8"))
-    *places, last = case["at"]
-    inner = tree
-    for place in places:
-        inner = inner[place]
-    if "json" in case:
-        inner[last] = json.loads(case["json"])
-    else:
-        del inner[last]
-    path.write_text(json.dumps(tree), encoding="utf-8")
 
 
 def settled(message):
@@ -119,7 +94,3 @@ def test_a_bad_input_ends_in_its_one_message(name, tmp_path, monkeypatch, capsys
     assert status == 2
     written = {path for path in tmp_path.rglob("*") if path.is_file()} - before
     assert {path.name for path in written} <= {"events.jsonl"}
-
-
-def test_the_corpus_is_large():
-    assert len(CASES) >= 60

@@ -18,9 +18,7 @@ from lt_bench.config import ROOT
 from lt_bench.data.folder import folder
 from lt_bench.errors import UserError
 from lt_bench.experiment import TABLES, prepare
-from lt_bench.record import read, write
 from lt_bench.usage import Usage
-from tests.synthetic import make_record
 
 SOON = timedelta(seconds=10)
 
@@ -108,49 +106,26 @@ def plainly(call):
     assert all(0 < len(problem) < 2000 and problem.isprintable() for problem in problems)
 
 
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory):
-    """A sound record and a place for unsound ones."""
-    results = tmp_path_factory.mktemp("sound")
-    path = write(make_record(prepare("digits_lt", "ce")), results)
-    return path, json.loads(path.read_text(encoding="utf-8"))
-
-
-def a_recipe(text, tmp_path, sound):
+def a_recipe(text, tmp_path):
     (tmp_path / "case.toml").write_bytes(text.encode("utf-8", "surrogatepass"))
     plainly(lambda: prepare(str(tmp_path / "case.toml"), "ce"))
 
 
-def an_overlay(text, tmp_path, sound):
+def an_overlay(text, tmp_path):
     (tmp_path / "case.toml").write_bytes(text.encode("utf-8", "surrogatepass"))
     plainly(lambda: prepare("digits_lt", str(tmp_path / "case.toml")))
 
 
-def some_overrides(arguments, tmp_path, sound):
+def some_overrides(arguments, tmp_path):
     plainly(lambda: prepare("digits_lt", "focal", arguments))
 
 
-def a_list(content, tmp_path, sound):
+def a_list(content, tmp_path):
     (tmp_path / "train.txt").write_bytes(content)
     plainly(lambda: folder(tmp_path))
 
 
-def a_record(change, tmp_path, sound):
-    path, tree = sound[0].with_name("unsound.json"), json.loads(json.dumps(sound[1]))
-    place, value = change
-    inner, steps = tree, list(place)
-    while steps and isinstance(inner, dict | list) and inner:
-        names = list(inner) if isinstance(inner, dict) else list(range(len(inner)))
-        name = names[steps.pop() % len(names)]
-        if not steps or not isinstance(inner[name], dict | list):
-            inner[name] = value
-            break
-        inner = inner[name]
-    path.write_bytes(json.dumps(tree).encode())
-    plainly(lambda: read(path))
-
-
-def tensors(content, tmp_path, sound):
+def tensors(content, tmp_path):
     for name in ("model.pt", "checkpoint.pt"):
         (tmp_path / name).write_bytes(content)
     plainly(lambda: load_model(tmp_path / "model.pt"))
@@ -163,7 +138,6 @@ KINDS = {
     "overlay": (settings_in_files, an_overlay),
     "overrides": (overrides, some_overrides),
     "list": (list_texts, a_list),
-    "record": (st.tuples(st.lists(st.integers(0, 40), min_size=1, max_size=5), values), a_record),
     "tensors": (st.binary(max_size=200), tensors),
 }
 
@@ -172,7 +146,7 @@ KINDS = {
     "examples", [pytest.param(30, id="few"), pytest.param(2000, id="many", marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("kind", KINDS)
-def test_anything_is_taken_or_refused_plainly(kind, examples, tmp_path, sound):
+def test_anything_is_taken_or_refused_plainly(kind, examples, tmp_path):
     strategy, check = KINDS[kind]
 
     @settings(
@@ -183,21 +157,21 @@ def test_anything_is_taken_or_refused_plainly(kind, examples, tmp_path, sound):
     )
     @given(strategy)
     def holds(value):
-        check(value, tmp_path, sound)
+        check(value, tmp_path)
 
     holds()
     allowed = {"case.toml", "train.txt", "model.pt", "checkpoint.pt"}
     assert {path.name for path in Path(tmp_path).rglob("*")} <= allowed
 
 
-def test_a_traceback_would_be_noticed(monkeypatch, tmp_path, sound):
+def test_a_traceback_would_be_noticed(monkeypatch, tmp_path):
     def broken(text):
         raise KeyError(text)
 
     monkeypatch.setattr(config_module, "_parse_override", broken)
     with pytest.raises(KeyError):
-        some_overrides(["seed=1"], tmp_path, sound)
+        some_overrides(["seed=1"], tmp_path)
 
 
-def test_a_name_longer_than_any_file_is_unknown(tmp_path, sound):
-    some_overrides(["parent=" + "[" * 2000], tmp_path, sound)
+def test_a_name_longer_than_any_file_is_unknown(tmp_path):
+    some_overrides(["parent=" + "[" * 2000], tmp_path)

@@ -257,11 +257,6 @@ def test_a_missing_parent_is_told_apart_from_one_without_weights(tmp_path):
             "head: 'rescale_head' keeps its parent's head; write head = 'cosine'",
         ),
         ("tau_norm", "optim.epochs=3", "optim.epochs: 'tau_norm' takes no gradient steps; write 0"),
-        (
-            "ce",
-            "method=retrain_head",
-            "method: 'retrain_head' needs a parent, for example parent = \"ce\"",
-        ),
     ],
 )
 def test_what_goes_together(overlay, override, message):

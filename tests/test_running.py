@@ -18,9 +18,9 @@ from lt_bench.config import in_folder
 from lt_bench.display import Display, is_first_rank
 from lt_bench.errors import BusyError, ConfigError
 from lt_bench.experiment import prepare
-from lt_bench.files import owned
 from tests import killing
 from tests.killing import PROCESSES, assert_equal, finish, start
+from tests.test_faults import hold
 
 TRAIN = ["train", "digits_lt", "ce"]
 SHORT = ["optim.epochs=2"]
@@ -173,12 +173,6 @@ def test_runs_whose_first_process_is_killed_keep_their_state_and_end(tmp_path):
     process.join()
     wait_until(lambda: not any(map(is_alive, workers.values())))
     assert len(list(tmp_path.glob("runs/*/checkpoint.pt"))) == 2
-
-
-def hold(folder, ready, leave):
-    with owned(folder, "held"):
-        ready.set()
-        leave.wait(60)
 
 
 def test_a_run_that_another_process_trains_is_put_off_and_taken_over(tmp_path):
