@@ -43,9 +43,11 @@ class Display(ExitStack):
                 f"  lr {line['lr']:.2g}  {line['seconds']:.1f} s"
             )
 
-    def end(self, config: "RunConfig") -> None:
+    def end(self, config: "RunConfig", *, is_put_off: bool = False) -> None:
+        """What is left of its epochs will not come, unless it is put off."""
         done, _ = self.at_work.pop(config.run_id)
-        self.bar.update(config.optim.epochs - done)
+        if not is_put_off:
+            self.bar.update(config.optim.epochs - done)
         self._name_runs()
 
     def print(self, line: str, file: TextIO) -> None:

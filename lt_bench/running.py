@@ -67,11 +67,13 @@ def outcomes(
                 crew.begin(config)
             if crew.at_work:
                 config, outcome = crew.end_of_one()
-                display.end(config)
+                may_wait = waits and world_size() == 1
+                busy = outcome if may_wait and isinstance(outcome, BusyError) else None
+                display.end(config, is_put_off=busy is not None)
                 if isinstance(outcome, WriteError):
                     raise outcome
-                if waits and world_size() == 1 and isinstance(outcome, BusyError):
-                    put_off.append((config, outcome))
+                if busy:
+                    put_off.append((config, busy))
                 else:
                     yield config, outcome
             else:

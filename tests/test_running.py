@@ -214,6 +214,8 @@ def test_a_terminal_shows_one_bar_with_all_runs_at_work(monkeypatch):
         display.epoch(two, {"epoch": 0, "loss": 0.5})
         display.end(one)
         display.print("the row of one", sys.stdout)
+        display.end(two, is_put_off=True)
+        assert display.bar.n == 21  # and not all 40: those of two are still to come
     text = shown.getvalue()
     assert "| 2/40 [" in text
     assert "digits_lt ce seed 0 1/20 loss 0.250, digits_lt ce seed 1 1/20 loss 0.500]" in text
