@@ -64,7 +64,8 @@ def _lines(source: Path) -> list[Mapping[str, Any]]:
         whole, _, _ = source.read_text(encoding="utf-8").rpartition("\n")
         lines = [json.loads(text) for text in whole.splitlines()]
         for line in lines:
-            list(_scalars(line)), int(line["epoch"])
+            line |= {name: float(line[name]) for name in SCALARS} | {"epoch": int(line["epoch"])}
+            list(_scalars(line))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{source}: damaged; delete it, or run its experiment again") from error
     return lines

@@ -83,7 +83,10 @@ def test_a_run_in_progress_is_read_up_to_its_last_whole_line(finished, results, 
     assert [point.step for point in found["loss"]] == [0, 1]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"epoch": 0}', json.dumps({"epoch": "a"})])
+LINE = {"epoch": 0, "loss": 1.5, "terms": {}, "lr": 0.1, "seconds": None, "images_per_second": 9}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"epoch": 0}', '{"epoch": "a"}', json.dumps(LINE)])
 def test_a_damaged_line_is_named(finished, results, tmp_path, curves, text, capsys):
     record, _ = finished
     events = record_path(results, record.run_id).with_name("events.jsonl")
