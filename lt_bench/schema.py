@@ -7,7 +7,8 @@ import math
 import operator
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -102,10 +103,16 @@ def build(kind: str, spec: Spec, table: Table, *context: Any, place: str | None 
     Raises:
         ConfigError: the name or an option is wrong, or the part itself refuses its options.
     """
-    try:
+    with placed(place or kind):
         return bind(kind, spec, table, place=place)(*context)
+
+
+@contextmanager
+def placed(at: str) -> Iterator[None]:
+    """What is refused here is of this place, and says so."""
+    try:
+        yield
     except ConfigError as error:
-        at = place or kind
         raise ConfigError(
             p if p.startswith(f"{at}.") else f"{at}.{p}" for p in error.problems
         ) from error

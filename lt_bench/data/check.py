@@ -18,7 +18,7 @@ from lt_bench.data.listed import hint
 from lt_bench.data.types import ImageFiles, LongTailData, Report, Split
 from lt_bench.errors import DataError
 from lt_bench.metrics import shot_groups
-from lt_bench.schema import Spec, bind, build
+from lt_bench.schema import Spec, bind, build, placed
 
 PROBLEMS_SHOWN = 20
 
@@ -82,7 +82,7 @@ def _official(benchmark: Benchmark, root: Path | None) -> Iterator[str]:
         except DataError:
             continue  # said with its remedy when the data is loaded
         yield f"list of {split}: {images:,} images, as published"
-    if root is None or not root.is_dir():
+    if root is None:
         return
     for one in search(benchmark.layouts, benchmark.places, root):
         missing = ", ".join(f"{folder}/" for folder in one.missing)
@@ -136,6 +136,8 @@ def _decoded(data: LongTailData, workers: int, on_tried: OnTried) -> Iterator[st
 
 
 def _cifar(family: Family, choice: cifar.Choice, root: Path | None) -> Iterator[str]:
+    with placed("data"):
+        choice.counts(family)  # refuses an impossible profile before anything is read
     yield (
         f"official source: {family.archive}, {family.megabytes} MB, "
         f"https://www.cs.toronto.edu/~kriz/cifar.html, md5 {family.archive_md5}"

@@ -78,11 +78,6 @@ def find(family: Family, root: Path | None) -> list[Source]:
             f"data root: none given for {family.name}; give --data-root DIR or set LT_BENCH_DATA "
             f"to the folder that holds {_wanted(family)}, or add --download to fetch it there"
         )
-    if not root.is_dir():
-        raise DataError(
-            f"data root: {root} is no folder; give --data-root DIR or set LT_BENCH_DATA to the "
-            f"folder that holds {_wanted(family)}, or make it and add --download"
-        )
     sources = [
         source
         for form in (_official_folder, _official_archive, _parquet, _class_folders)

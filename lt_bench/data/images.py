@@ -56,44 +56,6 @@ UNREADABLE = (
 Pixels = NDArray[np.uint8]  # (height, width, 3): red, green, blue
 
 
-class Stored(Protocol):
-    """An image as it is stored: its width and height are known, its pixels need not be."""
-
-    @property
-    def size(self) -> tuple[int, int]: ...
-
-    @property
-    def is_jpeg(self) -> bool:
-        """JPEG of red, green and blue, or of gray, as it is seen."""
-        ...
-
-    def pixels(self, at_least: tuple[int, int] | None = None) -> Pixels:
-        """All of it; a JPEG decoder may shrink it, down to `at_least` this width and height."""
-        ...
-
-
-class Reader(Protocol):
-    """The images of a split, opened by position and not yet decoded."""
-
-    def __len__(self) -> int: ...
-
-    def name(self, index: int) -> str:
-        """For messages: which image this is."""
-        ...
-
-    def open(self, index: int) -> Stored: ...
-
-    def num_bytes(self, index: int) -> int: ...
-
-    def content(self, index: int) -> bytes:
-        """The file as it is stored."""
-        ...
-
-    def only(self, indices: Sequence[int]) -> "Reader":
-        """Those at these positions, in this order."""
-        ...
-
-
 class EncodedImage:
     """The content of an image file. Opened when made, decoded when asked for."""
 
@@ -115,9 +77,11 @@ class EncodedImage:
 
     @property
     def is_jpeg(self) -> bool:
+        """JPEG of red, green and blue, or of gray, as it is seen."""
         return self.image.format == "JPEG" and self.image.mode in ("RGB", "L")
 
     def pixels(self, at_least: tuple[int, int] | None = None) -> Pixels:
+        """All of it; a JPEG decoder may shrink it, down to `at_least` this width and height."""
         if at_least:
             self.image.draft(None, at_least)
         elif simplejpeg and self.is_jpeg:
@@ -141,6 +105,31 @@ class Decoded:
 
     def pixels(self, at_least: tuple[int, int] | None = None) -> Pixels:
         return self.stored
+
+
+Stored = EncodedImage | Decoded
+
+
+class Reader(Protocol):
+    """The images of a split, opened by position and not yet decoded."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """For messages: which image this is."""
+        ...
+
+    def open(self, index: int) -> Stored: ...
+
+    def num_bytes(self, index: int) -> int: ...
+
+    def content(self, index: int) -> bytes:
+        """The file as it is stored."""
+        ...
+
+    def only(self, indices: Sequence[int]) -> "Reader":
+        """Those at these positions, in this order."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -194,12 +183,6 @@ class Cut:
     resized: tuple[int, int]
 
 
-class Window(Protocol):
-    """Says which part of an image of this width and height is seen, at `size` x `size` pixels."""
-
-    def __call__(self, width: int, height: int, size: int, draw: np.random.Generator) -> Cut: ...
-
-
 @dataclass(frozen=True)
 class CentreWindow:
     """The short side resized to `scale` of the size (256 for 224), the middle square."""
@@ -237,6 +220,10 @@ class RandomWindow:
         h = min(height, max(1, round(width / self.ratio[0])))
         left, top = (width - w) // 2, (height - h) // 2
         return Cut((left, top, left + w, top + h), (size, size))
+
+
+# says which part of an image of some width and height is seen, at `size` x `size` pixels
+Window = CentreWindow | RandomWindow
 
 
 def pixels(

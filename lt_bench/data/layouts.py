@@ -82,8 +82,6 @@ def choose(
         raise DataError(
             f"data root: none given for {title}; give --data-root DIR or set LT_BENCH_DATA"
         )
-    if not root.is_dir():
-        raise DataError(f"data root: {root} is no folder; give --data-root DIR")
     candidates = [one for one in layouts if wanted in (AUTO, one.name)]
     found = search(candidates, places, root)
     complete = [one for one in found if not one.missing]
