@@ -279,6 +279,7 @@ def _check(
 
 
 def _pack(spec: "Spec", root: Path | None, arguments: argparse.Namespace, workers: int) -> "Report":
+    from lt_bench.data.folder import all_images
     from lt_bench.data.pack import Format, pack_path, write_pack
     from lt_bench.experiment import load_data
 
@@ -289,12 +290,21 @@ def _pack(spec: "Spec", root: Path | None, arguments: argparse.Namespace, worker
         raise ConfigError(f"data pack: {spec.name} needs no files; there is nothing to pack")
     if data.name != spec.name:
         raise ConfigError(f"data pack: {data.name} cannot be packed; only a published list can")
+    if not data.files:
+        raise ConfigError(f"{data.name}: its images are kept in memory; there is nothing to pack")
+    files, source = data.files, data.source
+    if spec.name == "folder":  # whole, so that it serves whatever is held back and kept
+        held, files = all_images(root, **spec.options)
+        source = held.source
     path = pack_path(root / spec.options.get("path", ""), spec.name)
     form: Format = arguments.format or "jpeg"
     with image_bar(is_shown=True) as packed:
         return write_pack(
-            data,
+            files,
             path,
+            dataset=data.name,
+            class_names=data.class_names,
+            source=source,
             form=form,
             workers=workers,
             on_bad_image=arguments.on_bad_image,

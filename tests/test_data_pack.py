@@ -35,7 +35,8 @@ def places(tmp_path, mini_lists):
 
 def packed(data, root, form="jpeg", workers=1, **options):
     path = pack_path(root, data.name)
-    return path, write_pack(data, path, form=form, workers=workers, **options)
+    said = {"dataset": data.name, "class_names": data.class_names, "source": data.source}
+    return path, write_pack(data.files, path, **said, form=form, workers=workers, **options)
 
 
 def view(split, index, size):
@@ -236,6 +237,27 @@ def test_ones_own_folder_is_packed_and_checked(tmp_path, capsys):
     assert cli.main([*command, "--results", str(tmp_path / "results")]) == 0
     (record,) = (tmp_path / "results").glob("runs/*/record.json")
     assert read(record).data.class_names == ("Bär", "b")
+
+
+CHOICES = [
+    ["data.test_per_class=3", "data.val_per_class=2", "data.subset_seed=1"],
+    ["data.profile=step", "data.imbalance_factor=4"],
+    [],
+]
+
+
+def test_a_pack_of_ones_own_folder_serves_every_choice_of_its_images(tmp_path, capsys):
+    """Whatever was chosen when it was made: the same images as from the files."""
+    fill(tmp_path, {"a": 20, "b": 20, "c": 20})
+    root = ["data.image_size=32", "--data-root", str(tmp_path)]
+    assert cli.main(["data", "pack", "folder", *root, *CHOICES[1]]) == 0
+    capsys.readouterr()
+    for choice in CHOICES:
+        assert cli.main(["data", "check", "folder", *root, *choice]) == 0
+        from_files = capsys.readouterr().out.splitlines()[1:]
+        assert cli.main(["data", "check", "folder", "data.layout=pack", *root, *choice]) == 0
+        assert capsys.readouterr().out.splitlines()[1:] == from_files
+        assert sum(line.startswith("identity of ") for line in from_files) >= 2
 
 
 def test_small_datasets_have_nothing_to_pack(tmp_path, capsys):

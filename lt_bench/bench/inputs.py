@@ -37,7 +37,15 @@ def inputs(where: Runtime, *, rounds: int = 7, images: int = 128, batches: int =
         data = folder(root)
         sources = {"files": data.files["train"]}
         for form in PACKS if has_packs else ():
-            write_pack(data, pack_path(root / form, "folder"), form=form, workers=1)
+            write_pack(
+                data.files,
+                pack_path(root / form, "folder"),
+                dataset=data.name,
+                class_names=data.class_names,
+                source=data.source,
+                form=form,
+                workers=1,
+            )
             sources[f"{form} pack"] = folder(root, path=form, layout="pack").files["train"]
         contenders = {"conventional": _conventional(root / "train", where)}
         for source, split in sources.items():

@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 from lt_bench.data.benchmarks import IMAGENET_MEAN, IMAGENET_STD, shared_images
 from lt_bench.data.image_list import MAX_DIGITS, parse, read_text
 from lt_bench.data.images import FolderReader, Reader, is_image_name
-from lt_bench.data.listed import PACK, Decode, assemble, missing_files
+from lt_bench.data.listed import PACK, Decode, assemble, image_files, missing_files
 from lt_bench.data.lists import Item, by_label, first, ranked
 from lt_bench.data.pack import pack_path, read_pack
 from lt_bench.data.profiles import SubsetSeed, largest_counts
-from lt_bench.data.types import LongTailData
+from lt_bench.data.types import ImageFiles, LongTailData
 from lt_bench.errors import ConfigError, DataError
 from lt_bench.schema import Count, ImbalanceFactor
 
@@ -88,6 +88,20 @@ def folder(
         std=IMAGENET_STD,
         source=held.source + said,
     )
+
+
+def all_images(
+    root: Path | None,
+    *,
+    path: str = "",
+    layout: str = "auto",
+    image_size: int = 224,
+    **_choices: Any,
+) -> tuple[Held, dict[str, ImageFiles]]:
+    """What a folder holds, before anything is held back or left out, whatever is chosen of it."""
+    held = read_folder(_base(root, path), layout, image_size)
+    readers = {split: held.reader(listed) for split, listed in held.items.items()}
+    return held, image_files(held.items, readers, image_size)
 
 
 def read_folder(base: Path, layout: str, image_size: int) -> Held:

@@ -164,16 +164,7 @@ def assemble(
     **rest: Any,
 ) -> LongTailData:
     """The data whose splits hold these items, opened by these readers."""
-    splits = {
-        split: ImageFiles(
-            readers[split],
-            [path for path, _ in listed],
-            torch.tensor([label for _, label in listed]),
-            image_size,
-            decode == "scaled",
-        )
-        for split, listed in items.items()
-    }
+    splits = image_files(items, readers, image_size, decode)
     counts = Counter(label for _, label in items["train"])
     return LongTailData(
         train=splits["train"],
@@ -184,6 +175,25 @@ def assemble(
         identity={split: identity(listed) for split, listed in items.items()},
         **rest,
     )
+
+
+def image_files(
+    items: Mapping[str, Sequence[Item]],
+    readers: Mapping[str, Reader],
+    image_size: int,
+    decode: Decode = "exact",
+) -> dict[str, ImageFiles]:
+    """The images of each split."""
+    return {
+        split: ImageFiles(
+            readers[split],
+            [path for path, _ in listed],
+            torch.tensor([label for _, label in listed]),
+            image_size,
+            decode == "scaled",
+        )
+        for split, listed in items.items()
+    }
 
 
 def _packed(

@@ -29,7 +29,7 @@ from lt_bench.data.images import (
     with_short_side,
 )
 from lt_bench.data.lists import Item, identity
-from lt_bench.data.types import ImageFiles, LongTailData, Report
+from lt_bench.data.types import ImageFiles, Report
 from lt_bench.errors import DataError
 from lt_bench.files import owned, writing
 
@@ -136,15 +136,18 @@ def read_pack(path: Path, image_size: int) -> Pack:
 
 
 def write_pack(
-    data: LongTailData,
+    files: Mapping[str, ImageFiles],
     path: Path,
     *,
+    dataset: str,
+    class_names: Sequence[str],
+    source: str,
     form: Format,
     workers: int,
     on_bad_image: str = "stop",
     on_packed: OnPacked = lambda number: None,
 ) -> Report:
-    """Pack all splits of `data`, going on from what an interrupted run left.
+    """Pack these splits of a dataset, going on from what an interrupted run left.
 
     JPEG files that are no larger than needed are kept as they are. Images become smaller only:
     the short side is 8/7 of the size at which they are seen.
@@ -159,19 +162,17 @@ def write_pack(
         BusyError: another process is making the same pack.
         WriteError: the disk is full, or the folder may not be written.
     """
-    if not (files := data.files):
-        raise DataError(f"{data.name}: its images are kept in memory; there is nothing to pack")
     short = short_side(files["train"].size)
     said = {
-        "dataset": data.name,
+        "dataset": dataset,
         "format": form,
         "quality": QUALITY if form == "jpeg" else None,
         "short_side": short,
         "images": sum(len(split) for split in files.values()),
         "bytes": sum(_num_bytes(s.reader, i) for s in files.values() for i in range(len(s))),
-        "identity": dict(data.identity),
-        "class_names": list(data.class_names),
-        "source": data.source,
+        "identity": {name: identity(_items(split)) for name, split in files.items()},
+        "class_names": list(class_names),
+        "source": source,
     }
     schema = _schema(said)
     if path.is_file() and _opened(path).schema.metadata == schema.metadata:
@@ -195,6 +196,10 @@ def write_pack(
     began = f", {done:,} of them by an earlier run" if done else ""
     first = f"{path}: {said['images']:,} images{began}, {path.stat().st_size / 1e6:,.1f} MB"
     return Report((f"{first}, {_describe(said)}", *_left_out(path)), ok=True)
+
+
+def _items(split: ImageFiles) -> list[Item]:
+    return list(zip(split.listed, split.labels.tolist(), strict=True))
 
 
 def _num_bytes(reader: Reader, index: int) -> int:
