@@ -78,6 +78,11 @@ def test_the_tree_exists():
             assert (inside / name).exists(), name
 
 
+def test_every_method_is_named():
+    listed = README.split("| what changes | methods |\n")[1].split("\n\n")[0]
+    assert sorted(re.findall(r"`(\w+)`", listed)) == names("configs/methods")
+
+
 @pytest.mark.parametrize("command", re.findall(r"python run\.py train (\S+) (\S+)", README))
 def test_the_commands_name_what_exists(command):
     recipe, method = command
