@@ -382,11 +382,13 @@ class SigmoidCrossEntropy(Loss):
         return logits_BC.sigmoid()
 
     def initial_bias(self) -> float:
-        """Every class starts at probability 1 / C; else the loss starts in proportion to C."""
+        """Every class starts at probability 1 / C, as in the class-balanced paper's code; else the
+        loss starts in proportion to C.
+        """
         return -math.log(max(self.num_classes - 1, 1))
 
 
-class SigmoidFocal(Loss):
+class SigmoidFocal(SigmoidCrossEntropy):
     """Focal loss on the sigmoid (Lin et al., 2017) as in the class-balanced paper (Cui et al.,
     2019): the sum over classes of (1 - p_t)^gamma * -log p_t.
 
@@ -395,21 +397,13 @@ class SigmoidFocal(Loss):
     """
 
     def __init__(self, class_counts: Tensor, *, gamma: NonNegative = 1.0) -> None:
-        super().__init__()
-        self.num_classes = len(class_counts)
+        super().__init__(class_counts)
         self.gamma = gamma
 
     def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         signed_BC = _sign(logits_BC, target_B) * logits_BC
         modulator_BC = (self.gamma * F.logsigmoid(-signed_BC)).exp()
         return -(modulator_BC * F.logsigmoid(signed_BC)).sum(1)
-
-    def probabilities(self, logits_BC: Tensor) -> Tensor:
-        return logits_BC.sigmoid()
-
-    def initial_bias(self) -> float:
-        """Every class starts at probability 1 / C, as in the class-balanced paper's code."""
-        return -math.log(max(self.num_classes - 1, 1))
 
 
 class Equalization(Loss):
