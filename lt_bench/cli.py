@@ -214,6 +214,7 @@ def data(arguments: argparse.Namespace) -> int:
     from lt_bench.experiment import prepare
 
     spec = prepare(arguments.recipe, "ce", arguments.overrides).data
+    arguments.device = "cpu"  # images are decoded here, and a GPU is somebody else's meanwhile
     where = _runtime(arguments)
     root = where.data_root
     _refuse_idle_flags(arguments)
