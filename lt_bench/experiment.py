@@ -179,9 +179,10 @@ def _train(config: RunConfig, where: Runtime, folder: Path, on_epoch: OnEpoch) -
     _refuse_unfit(method, config.backbone.name, data)
     if config.parent:
         _load_parent(method, config.parent, data, where)
-    method = where.place(method)
+    with _enough_memory(config, where):
+        method = where.place(method)
+        loader = make_loader(data, data.train, config, where)
     sampler = bind("sampler", config.sampler, SAMPLERS)
-    loader = make_loader(data, data.train, config, where)
     checkpoint = Checkpoint(
         folder / "checkpoint.pt", _made_by(config, data, where), where.checkpoint_seconds, usage
     )

@@ -104,8 +104,7 @@ class _Here:
                 config, self.where, lambda line: self.on_epoch(config, line), again=self.again
             )
         except (UserError, RunError) as error:
-            # one line says it all, and the frames would keep what reads the images alive
-            return config, error.with_traceback(None)
+            return config, _without_frames(error)
         except Exception as error:
             return config, error
 
@@ -228,11 +227,19 @@ def _work(connection: Connection, where: Runtime, threads: int, again: bool) -> 
             try:
                 said: Record | Exception = run(config, where, tell, again=again)
             except (UserError, RunError) as error:
-                said = error
+                said = _without_frames(error)
             except Exception:  # it may not bear being sent, its traceback does
                 said = RuntimeError(f"in a process of its own:\n{traceback.format_exc()}")
             connection.send(said)
     logging.disable()  # what libraries log at exit would find nobody listening
+
+
+def _without_frames(error: Exception) -> Exception:
+    """One line says it all; the frames, also of its cause, would keep alive what reads the images,
+    and a network that was out of memory.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

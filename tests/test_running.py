@@ -1,5 +1,6 @@
 """Many runs side by side: the same records, and nothing lost or left behind."""
 
+import gc
 import io
 import json
 import os
@@ -8,16 +9,21 @@ import re
 import signal
 import sys
 import time
+import weakref
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 
+from lt_bench import experiment
 from lt_bench.arguments import Parser
 from lt_bench.config import in_folder
 from lt_bench.display import Display, is_first_rank
 from lt_bench.errors import BusyError, ConfigError
 from lt_bench.experiment import prepare
+from lt_bench.running import outcomes
+from lt_bench.runtime import Runtime
 from tests import killing
 from tests.killing import PROCESSES, assert_equal, finish, start
 from tests.test_faults import hold
@@ -235,6 +241,26 @@ def test_a_number_of_runs_that_is_none_is_refused(verb, jobs, capsys):
     assert end.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"--jobs: {jobs!r} is no number of runs; write 1 or more" in line
+
+
+def test_a_run_that_failed_keeps_nothing_of_its_network(tmp_path, monkeypatch):
+    """On a GPU the next run of a table would have that much less memory."""
+    kept = []
+
+    def fit(method, *more):
+        kept.append(weakref.ref(method))
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(experiment, "fit", fit)
+    config, where = (
+        prepare("digits_lt", "ce"),
+        Runtime(torch.device("cpu"), "fp32", results=tmp_path),
+    )
+    with Display([config]) as display:
+        ((_, outcome),) = outcomes([config], where, display)
+    assert str(outcome).startswith("out of memory at optim.batch_size 30 on cpu")
+    gc.collect()
+    assert kept[0]() is None
 
 
 def test_errors_are_the_same_in_another_process():
