@@ -109,6 +109,8 @@ class Runtime:
         else:
             # its counters, which a run resets, are there only afterwards
             torch.cuda.init()  # type: ignore[no-untyped-call]
+            if self.device.index is not None:
+                torch.cuda.set_device(self.device)
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         if torch.are_deterministic_algorithms_enabled() != self.deterministic:
@@ -212,7 +214,8 @@ def _gains_by_bfloat16(device: torch.device) -> bool:
     Not with the AVX-512 instructions of an Intel core, whose AMX does, where it is switched on.
     """
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities: Callable[[], dict[str, object]] | None = getattr(
         torch.cpu, "get_capabilities", None
     )

@@ -14,6 +14,14 @@ from tests.synthetic import RECIPE, SDN, TABLE
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def a_gpu_where_a_test_asks_for_one(request, monkeypatch):
+    """All others run on the CPU, to the bit, whatever the machine has."""
+    if not request.node.get_closest_marker("gpu"):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # of processes that they start
+
+
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A checkout with a few configurations of its own; returns its folder of tables."""

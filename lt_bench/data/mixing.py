@@ -37,4 +37,6 @@ class Mixer:
         drawn = mixer.make_params([images])
         drawn |= {"labels": None, "batch_size": len(images)}
         share = drawn.get("lam", drawn.get("lam_adjusted"))
-        return mixer.transform(images, drawn), Mixed(target_B, target_B.roll(1, 0), share)
+        # mixup rolls the batch, and CUDA's roll gives up the layout
+        mixed = mixer.transform(images, drawn).contiguous(memory_format=torch.channels_last)
+        return mixed, Mixed(target_B, target_B.roll(1, 0), share)
