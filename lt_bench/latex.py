@@ -1,4 +1,4 @@
-"""Tables for papers: LaTeX with booktabs."""
+"""Tables for papers: LaTeX with booktabs, narrowed where they are wider than the text."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,12 +33,14 @@ LATEX = str.maketrans(
     }
 )
 WIDE, LONG = 6, 35  # columns, and rows, more than which a column of text cannot hold
+FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 
 
 def render_latex(table: Filled, results: Path) -> str:
     """A booktabs table per section: mean and standard deviation, the best in bold as elsewhere."""
     parts = [
-        f"% Made by python run.py report from the records of table {table.table}; needs booktabs."
+        f"% Made by python run.py report from the records of table {table.table}; needs booktabs "
+        "and graphicx."
     ]
     if table.missing:
         parts.append(f"% {missing_runs(table, results)}")
@@ -60,23 +62,25 @@ def _latex_table(table: Filled, section: str, rows: Sequence[Row]) -> str:
     notes = [f"All rows: {'; '.join(shared)}."] if shared else []
     is_wide = len(grid.head) > WIDE
     kind = "table*" if is_wide else "table"
-    is_large = is_wide or len(rows) > LONG
-    size, space = (r"\footnotesize", 3) if is_large else (r"\small", 4)
+    size, space = (r"\footnotesize", 3) if is_wide else (r"\small", 4)
+    if len(rows) > LONG:
+        size = r"\scriptsize"
     return "\n".join(
         [
             rf"\begin{{{kind}}}",
             rf"\centering{size}\setlength{{\tabcolsep}}{{{space}pt}}",
-            rf"\caption{{{latex(' '.join(caption))}}}",
+            rf"\caption{{{latex(' '.join(caption))}}}\vspace{{4pt}}",
             rf"\label{{tab:{table.name_of(section)}}}",
             rf"% {latex(settings(section))}",
             *(rf"% {latex(mark)}" for mark in versions),
+            FITTED,
             rf"\begin{{tabular}}{{@{{}}l{'r' * (len(grid.head) - 1)}@{{}}}}",
             r"\toprule",
             " & ".join(map(latex, grid.head)) + r" \\",
             r"\midrule",
             *(" & ".join(cells) + r" \\" for cells in lines),
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
             *(rf"\par\footnotesize {latex(note)}" for note in notes),
             *(
                 rf"\par\footnotesize $^{{{letter}}}$ {latex(mark)}."

@@ -40,7 +40,7 @@ GROUPS = (*SHOT_GROUPS, HEADLINE)
 IMAGE = re.compile(r'src="data:image/webp;base64,[^"]*"')
 # Of the figures with a panel per method: up to how many rows they are on the page; larger tables
 # link to them, those that say least first.
-MOST_ROWS = {"classes": 24, "weights": 24, "reliability": 16, "curves": 16}
+MOST_ROWS = {"classes": 24, "weights": 24, "reliability": 12, "curves": 12}
 OPTION = "<option>{}</option>"
 
 

@@ -716,6 +716,7 @@ def test_a_child_of_a_short_parent_is_marked_short(checkout, results):
 
 
 LATEX = r"""
+\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%
 \begin{tabular}{@{}lrrrrr@{}}
 \toprule
 method & many & medium & few & all & n \\
@@ -724,7 +725,7 @@ CE & 90.0 $\pm$ 0.0 & 65.0 $\pm$ 0.0 & 25.0 $\pm$ 7.1 & 61.3 $\pm$ 1.8 & 2 \\
 CB & 90.0 $\pm$ 0.0 & 65.0 $\pm$ 0.0 & \textbf{90.0} $\pm$ 14.1 & \textbf{77.5} $\pm$ 3.5 & 2 \\
 a\_b\&c & 90.0 $\pm$ 0.0 & 65.0 $\pm$ 0.0 & 25.0 $\pm$ 7.1 & 61.3 $\pm$ 1.8 & 2 \\
 \bottomrule
-\end{tabular}
+\end{tabular}}
 """
 
 
