@@ -9,6 +9,7 @@ from lt_bench.render import (
     how_to_read,
     lettered,
     missing_runs,
+    overridden,
     score_grid,
     settings,
     shared_marks,
@@ -57,7 +58,7 @@ def _latex_table(table: Filled, section: str, rows: Sequence[Row]) -> str:
     for cells, marked in zip(lines, of_rows, strict=True):
         cells[0] += f"$^{{{','.join(marked)}}}$" if marked else ""
     caption = [f"{title(table)}, {dataset_name(rows[0].config)}.", facts_of_runs(rows)]
-    caption += how_to_read(table, rows)
+    caption += [*filter(None, [overridden(table)]), *how_to_read(table, rows)]
     shared = [mark for mark in shared_marks(rows) if not mark.startswith(VERSIONS)]
     notes = [f"All rows: {'; '.join(shared)}."] if shared else []
     is_wide = len(grid.head) > WIDE

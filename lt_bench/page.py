@@ -26,6 +26,7 @@ from lt_bench.render import (
     lettered,
     missing_commands,
     missing_runs,
+    overridden,
     render_csv,
     score_grid,
     settings,
@@ -154,7 +155,7 @@ def _without_images(page: str) -> str:
 
 def _article(table: Filled, results: Results) -> str:
     parts = [f"<h2>{escape(title(table))}</h2>"]
-    parts += [f"<p>{escape(text)}</p>" for text in (table.config.note,) if text]
+    parts += [f"<p>{escape(text)}</p>" for text in (table.config.note, overridden(table)) if text]
     parts += [_section(table, section, rows) for section, rows in table.rows.items()]
     if across := across_grid(table):
         dataset = escape(dataset_name(next(iter(table.rows.values()))[0].config))

@@ -54,11 +54,7 @@ def render_csv(table: Filled) -> str:
 def render_markdown(table: Filled, results: Path) -> str:
     """What was run, a grid per section, its marks explained, and what makes the missing runs."""
     config = table.config
-    parts = [f"# {title(table)}"]
-    if config.note:
-        parts.append(config.note)
-    if config.overrides:
-        parts.append("Every run with " + ", ".join(f"`{o}`" for o in config.overrides) + ".")
+    parts = [f"# {title(table)}", *filter(None, [config.note, overridden(table, "`")])]
     for section, rows in table.rows.items():
         parts += _section(table, section, rows)
     if across := across_grid(table):
@@ -79,6 +75,12 @@ def title(table: Filled) -> str:
     """The table's title, and which report of its runs this is."""
     named, kind = table.config.title, table.config.report.name
     return named if kind == "shots" else f"{named}: {kind}"
+
+
+def overridden(table: Filled, quote: str = "") -> str:
+    """What every run of the table has that its recipe has not, in a sentence, or nothing."""
+    said = ", ".join(f"{quote}{override}{quote}" for override in table.config.overrides)
+    return f"Every run with {said}." if said else ""
 
 
 def facts_of_runs(rows: Sequence[Row]) -> str:

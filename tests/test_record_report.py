@@ -19,6 +19,7 @@ from lt_bench import config as config_module
 from lt_bench import metrics, record, report, tables
 from lt_bench.config import load
 from lt_bench.errors import ConfigError, DataError
+from lt_bench.page import render_page
 from lt_bench.record import Record, decode_labels, encode_labels, read, read_all, write
 from tests.synthetic import SDN, TABLE, changed, fill_with, make_record
 
@@ -517,6 +518,9 @@ def test_a_missing_cell_shows_its_command(checkout, results):
     assert f"{told}, or row by row:" in text
     assert f"{told}.\n" in (results / "tables" / "table-spread.md").read_text()
     assert "Every run with `optim.lr=0.1`." in text
+    assert "Every run with optim.lr=0.1. " in (results / "tables" / "table.tex").read_text()
+    page = render_page(report.read_results(results))
+    assert "<p>Every run with optim.lr=0.1.</p>" in page
     assert (
         "\n".join(
             [
