@@ -371,7 +371,7 @@ def _run_all(
     """
     from lt_bench.config import in_folder
     from lt_bench.running import outcomes
-    from lt_bench.runtime import world_size
+    from lt_bench.runtime import leave_ranks, world_size
 
     status, failed = 0, []
     with (
@@ -394,6 +394,7 @@ def _run_all(
             failed.append(in_folder(config.command, where.results, where.data_root))
             if world_size() > 1:  # the other ranks are still at this one
                 return status
+    leave_ranks()
     if failed:
         print("failed; to repeat:", *failed, sep="\n  ", file=sys.stderr)
     return status

@@ -317,6 +317,15 @@ def wait_for_ranks() -> None:
         dist.barrier()
 
 
+def leave_ranks() -> None:
+    """Part from the others, when all are done: threads of gloo that outlive the interpreter abort
+    the process now and then, and NCCL complains.
+    """
+    if world_size() > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def on_any_rank(said: bool) -> bool:
     """Whether any rank says so; all must ask. Waits for the device on several ranks only."""
     if world_size() == 1:
