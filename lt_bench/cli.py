@@ -183,9 +183,8 @@ def verify(arguments: argparse.Namespace) -> int:
     record, config = recorded(arguments.run_id, arguments.results)
     if arguments.precision == "auto":
         arguments.precision = record.environment.get("precision", "auto")
-    for setting in ("compiled", "deterministic"):
-        repeated = getattr(arguments, setting) or record.environment.get(setting, False)
-        setattr(arguments, setting, repeated)
+    arguments.compiled |= record.environment.get("compiled", False)
+    arguments.deterministic |= record.environment.get("deterministic", False)
     with tempfile.TemporaryDirectory() as folder:
         where = replace(_runtime(arguments), results=Path(folder))
         if status := _run_all(config.stages, where):

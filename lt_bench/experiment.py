@@ -179,15 +179,14 @@ def _train(config: RunConfig, where: Runtime, folder: Path, on_epoch: OnEpoch) -
     _refuse_unfit(method, config.backbone.name, data)
     if config.parent:
         _load_parent(method, config.parent, data, where)
-    with _enough_memory(config, where):
-        method = where.place(method)
-        loader = make_loader(data, data.train, config, where)
     sampler = bind("sampler", config.sampler, SAMPLERS)
     checkpoint = Checkpoint(
         folder / "checkpoint.pt", _made_by(config, data, where), where.checkpoint_seconds, usage
     )
-    report = on_epoch if rank() else _events(folder, on_epoch)
     with _enough_memory(config, where), checkpoint.on_signals():
+        method = where.place(method)
+        loader = make_loader(data, data.train, config, where)
+        report = on_epoch if rank() else _events(folder, on_epoch)
         history = fit(method, loader, sampler, config.optim, config.seed, where, report, checkpoint)
     return _Trained(data, method.eval(), loader, history, checkpoint)
 

@@ -211,7 +211,7 @@ def _choose_device(name: str) -> torch.device:
 def _gains_by_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 products run in hardware, and faster than float32.
 
-    Not with the AVX-512 instructions of an Intel core, whose AMX does, where it is switched on.
+    On Intel's cores AMX's are, those of AVX-512 alone are not (results/bench/cpu_avx512.json).
     """
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -318,8 +318,8 @@ def wait_for_ranks() -> None:
 
 
 def leave_ranks() -> None:
-    """Part from the others, when all are done: threads of gloo that outlive the interpreter abort
-    the process now and then, and NCCL complains.
+    """Part from the others, when all are done: a process that ended without it was aborted now and
+    then, by threads of its group.
     """
     if world_size() > 1:
         dist.barrier()
