@@ -1,8 +1,5 @@
 """Checkpoints: a run that was stopped goes on where it stood, to the same numbers, bit for bit."""
 
-import ast
-import functools
-import hashlib
 import io
 import math
 import signal
@@ -25,13 +22,6 @@ from lt_bench.usage import Usage
 
 State = dict[str, Any]
 
-PACKAGE = Path(__file__).parent
-# Modules that print what a record says; any other may decide its numbers.
-PRESENTING = (
-    *("agreement", "arguments", "bench", "cli", "diagnostics", "display", "drawing"),
-    *("event_files", "figures", "intervals", "latex", "overviews", "page"),
-    *("predictions", "published", "render", "report", "tables"),
-)
 ECHO_SECONDS = 1.0
 
 
@@ -172,26 +162,6 @@ def load_model(path: Path) -> dict[str, Tensor]:
 def not_usable(path: Path, problem: str) -> DataError:
     remedy = "repeat its run with --again" if path.name == "model.pt" else "delete it to start over"
     return DataError(f"{path}: {problem}; {remedy}")
-
-
-@functools.cache  # the code that runs is the code that was there at the first call
-def code_version() -> dict[str, str]:
-    """A hash per module that may decide numbers; comments and docstrings do not count."""
-    return {
-        str(path.relative_to(PACKAGE.parent)): hashlib.sha256(_syntax(path).encode()).hexdigest()
-        for path in sorted(PACKAGE.rglob("*.py"))
-        if path.relative_to(PACKAGE).parts[0].removesuffix(".py") not in PRESENTING
-    }
-
-
-def _syntax(path: Path) -> str:
-    tree = ast.parse(path.read_bytes())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
-            node, clean=False
-        ):
-            del node.body[0]
-    return ast.dump(tree)
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[str]:

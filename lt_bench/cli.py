@@ -98,8 +98,8 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 def train(arguments: argparse.Namespace) -> int:
     """train one experiment, per seed, and record it"""
+    from lt_bench.assembly import prepare
     from lt_bench.config import SEEDS, key_of, with_seed
-    from lt_bench.experiment import prepare
     from lt_bench.runtime import wait_for_ranks
 
     if arguments.seeds and "seed" in map(key_of, arguments.overrides):
@@ -119,8 +119,8 @@ def train(arguments: argparse.Namespace) -> int:
 
 def table(arguments: argparse.Namespace) -> int:
     """run what is missing of a results table, print and write it"""
-    from lt_bench import report
     from lt_bench.config import in_folder
+    from lt_bench.reports import report
 
     missing = report.missing(arguments.name, arguments.results)
     if arguments.dry_run:
@@ -129,7 +129,7 @@ def table(arguments: argparse.Namespace) -> int:
         return 0
     status = 0
     if missing:
-        from lt_bench.experiment import prepare
+        from lt_bench.assembly import prepare
 
         for config in missing:
             prepare(config.recipe, config.overlay, config.overrides)
@@ -145,11 +145,11 @@ def table(arguments: argparse.Namespace) -> int:
 def rebuild(arguments: argparse.Namespace) -> int:
     """rebuild every table, figure and the page from the records, or check them"""
     if arguments.tensorboard:
-        from lt_bench.event_files import write_event_files
+        from lt_bench.reports.event_files import write_event_files
 
         print(*write_event_files(arguments.results, arguments.tensorboard), sep="\n")
         return 0
-    from lt_bench import figures, page, published, report
+    from lt_bench.reports import figures, page, published, report
 
     results = report.read_results(arguments.results)
     if arguments.check:
@@ -176,9 +176,9 @@ def verify(arguments: argparse.Namespace) -> int:
     import tempfile
     from dataclasses import replace
 
-    from lt_bench.agreement import agreement
     from lt_bench.experiment import recorded
     from lt_bench.record import read, record_path
+    from lt_bench.reports.agreement import agreement
 
     record, config = recorded(arguments.run_id, arguments.results)
     if arguments.precision == "auto":
@@ -210,7 +210,7 @@ def predict(arguments: argparse.Namespace) -> int:
 
 def data(arguments: argparse.Namespace) -> int:
     """check, build or pack the files and lists of a dataset"""
-    from lt_bench.experiment import prepare
+    from lt_bench.assembly import prepare
 
     spec = prepare(arguments.recipe, "ce", arguments.overrides).data
     arguments.device = "cpu"  # images are decoded here, and a GPU is somebody else's meanwhile
@@ -279,9 +279,9 @@ def _check(
 
 
 def _pack(spec: "Spec", root: Path | None, arguments: argparse.Namespace, workers: int) -> "Report":
+    from lt_bench.assembly import load_data
     from lt_bench.data.folder import all_images
     from lt_bench.data.pack import Format, pack_path, write_pack
-    from lt_bench.experiment import load_data
 
     if spec.options.get("layout") == "pack":
         raise ConfigError("data.layout: a pack is not packed again; leave it out")
@@ -320,8 +320,8 @@ def _download(name: str, root: Path | None) -> None:
 
 def show(arguments: argparse.Namespace) -> int:
     """show a resolved configuration, and where each value came from"""
+    from lt_bench.assembly import prepare
     from lt_bench.config import gather
-    from lt_bench.experiment import prepare
 
     config = prepare(arguments.recipe, arguments.method, arguments.overrides)
     said = gather(arguments.recipe, arguments.method, arguments.overrides)

@@ -1,10 +1,9 @@
-"""The composition root: the only module that knows all the others, and runs one experiment."""
+"""One experiment: train, test, record; go on where a run stopped."""
 
 import difflib
-import functools
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,91 +11,38 @@ from typing import Any
 
 import torch
 
-from lt_bench.checkpoint import (
-    Checkpoint,
-    code_version,
-    load_model,
-    not_usable,
-    save_tensors,
-)
-from lt_bench.config import ObjectiveConfig, RunConfig, in_folder, load, repetition, with_seed
+from lt_bench.assembly import load_data, make_loader, make_method, prepare, refuse_unfit
+from lt_bench.checkpoint import Checkpoint, load_model, not_usable, save_tensors
+from lt_bench.config import RunConfig, in_folder, repetition, with_seed
 from lt_bench.data.bad_images import LEFT_OUT, without_unreadable
-from lt_bench.data.datasets import DATASETS
-from lt_bench.data.file_loading import FileLoader
 from lt_bench.data.lists import published
-from lt_bench.data.loading import Loader, ResidentLoader
-from lt_bench.data.transforms import TRANSFORMS
-from lt_bench.data.types import ImageFiles, LongTailData, Split
+from lt_bench.data.loading import Loader
+from lt_bench.data.types import ImageFiles, LongTailData
 from lt_bench.errors import ConfigError, RunError
 from lt_bench.evaluate import evaluate
 from lt_bench.files import owned, writing
-from lt_bench.losses import LOSSES
-from lt_bench.methods import METHODS, Method, Parts
-from lt_bench.models.backbones import BACKBONES
-from lt_bench.models.heads import HEADS
-from lt_bench.optim import SCHEDULES
-from lt_bench.progress import START
+from lt_bench.methods import Method
+from lt_bench.provenance import code_at_start, code_version, environment
 from lt_bench.record import (
     ClassHistory,
     DataSummary,
     Epoch,
     Parent,
     Record,
-    code_at_start,
-    environment,
     read,
     record_path,
     version,
     write,
 )
-from lt_bench.runtime import (
-    Runtime,
-    on_any_rank,
-    rank,
-    seed_everything,
-    wait_for_ranks,
-    world_size,
-)
+from lt_bench.runtime import Runtime, on_any_rank, rank, wait_for_ranks, world_size
 from lt_bench.samplers import SAMPLERS
-from lt_bench.schema import Spec, Table, bind, build
+from lt_bench.schema import bind
 from lt_bench.train import History, fit
 from lt_bench.usage import Usage
-from lt_bench.weighting import WEIGHTINGS, make_objective
 
 logger = logging.getLogger(__name__)
 
-TABLES: Mapping[str, Table] = {
-    "dataset": DATASETS,
-    "backbone": BACKBONES,
-    "head": HEADS,
-    "loss": LOSSES,
-    "weighting": WEIGHTINGS,
-    "transform": TRANSFORMS,
-    "sampler": SAMPLERS,
-    "schedule": SCHEDULES,
-    "method": METHODS,
-}
-
-# Tags the stream of random numbers that initial weights come from; train.py has its own.
-INITIAL_WEIGHTS = 0
-
-# Parts that are only asked what they refuse are built for these.
-ANY_COUNTS = torch.tensor([2, 1])
-
 OnEpoch = Callable[[dict[str, Any]], None]
-
-
-def prepare(recipe: str, method: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """A checked configuration: every part exists, every option fits, parts go together.
-
-    Raises:
-        ConfigError: every problem found, a line each.
-    """
-    config = load(recipe, method, overrides, TABLES)
-    problems = list(_combinations(config))
-    if problems:
-        raise ConfigError(problems)
-    return config
 
 
 def run(
@@ -176,7 +122,7 @@ def _train(config: RunConfig, where: Runtime, folder: Path, on_epoch: OnEpoch) -
     if where.on_bad_image == "skip":
         data = without_unreadable(data, workers=where.workers)
     method = make_method(config, data)
-    _refuse_unfit(method, config.backbone.name, data)
+    refuse_unfit(method, config.backbone.name, data)
     if config.parent:
         _load_parent(method, config.parent, data, where)
     sampler = bind("sampler", config.sampler, SAMPLERS)
@@ -233,11 +179,6 @@ def _tested(config: RunConfig, where: Runtime, folder: Path, trained: _Trained) 
     )
 
 
-def load_data(spec: Spec, root: Path | None) -> LongTailData:
-    """The dataset a configuration names; the last one is kept, since a table repeats it."""
-    return _load_data(spec.name, json.dumps(dict(spec.options), sort_keys=True), root)
-
-
 def parent_state(
     parent: RunConfig, results: Path, data_root: Path | None = None
 ) -> dict[str, torch.Tensor]:
@@ -260,125 +201,6 @@ def parent_state(
         command = repetition(parent, results, data_root)
         raise ConfigError(f"parent: {parent.run_id} has a record but no model.pt; run {command}")
     return load_model(folder / "model.pt")
-
-
-def make_method(config: RunConfig, data: LongTailData | DataSummary) -> Method:
-    """The method with its freshly initialised network.
-
-    The backbone is built first, so that all methods of a seed start from the same one.
-    """
-    seed_everything(config.seed, INITIAL_WEIGHTS)
-    class_counts = torch.tensor(data.class_counts)
-    backbone = build("backbone", config.backbone, BACKBONES)
-    features, classes = backbone.num_features, len(data.class_counts)
-    parts: dict[str, Any] = {
-        "backbone": backbone,
-        "head": build("head", config.head, HEADS, features, classes),
-        "objective": make_objective(config.objective, class_counts),
-        "class_counts": class_counts,
-        "num_features": features,
-    }
-    if config.representation:
-        place = "representation.head"
-        parts["representation_head"] = build(
-            "head", config.representation.head, HEADS, features, classes, place=place
-        )
-        parts["representation_objective"] = make_objective(
-            config.representation.objective, class_counts, "representation.objective"
-        )
-    method: Method = build("method", config.method, METHODS, Parts(**parts))
-    return method
-
-
-def _combinations(config: RunConfig) -> Iterator[str]:
-    """What is wrong between parts that are each right."""
-    name, method = config.method.name, METHODS[config.method.name]
-    if method.needs_parent and not config.parent:
-        yield f'method: {name!r} needs a parent, for example parent = "ce"'
-    if config.parent and not method.needs_parent:
-        yield f"parent: {config.parent.overlay!r} has no effect on {name!r}; leave it out"
-    needed, parent = method.needs_head, config.parent
-    if parent and method.keeps_head and needed not in (None, parent.head.name):
-        yield (
-            f"parent: {name!r} works on a {needed!r} head, {parent.overlay!r} has "
-            f"{parent.head.name!r}; write another parent"
-        )
-    elif parent and method.keeps_head and config.head != parent.head:
-        yield f"head: {name!r} keeps its parent's head; write head = {parent.head.name!r}"
-    if parent and method.takes_off_prior:
-        loss = parent.objective.loss
-        if build("loss", loss, LOSSES, ANY_COUNTS).takes_off_prior:
-            yield f"parent: {loss.name!r} took the prior off already; write one of another loss"
-    yield from _of_objective(config.objective, config.head, "")
-    if given := config.representation:
-        yield from _of_objective(given.objective, given.head, "representation.")
-    optim = config.optim
-    if optim.nesterov and not optim.momentum:
-        yield "optim.nesterov: has no effect without momentum; write false, or a momentum above 0"
-    schedule = bind("schedule", optim.schedule, SCHEDULES, place="optim.schedule")
-    try:
-        schedule(START)
-    except ConfigError as error:
-        yield from (f"optim.schedule.{problem}" for problem in error.problems)
-    if not method.is_trained and optim.epochs:
-        yield f"optim.epochs: {name!r} takes no gradient steps; write 0"
-    if method.needs_representation and not config.representation:
-        yield f"method: {name!r} needs a [representation] table with an objective"
-    if config.representation and not method.needs_representation:
-        yield f'representation: has no effect on {name!r}; leave it out or write method = "sdn"'
-
-
-def _of_objective(objective: ObjectiveConfig, head: Spec, place: str) -> Iterator[str]:
-    """What an objective's parts refuse of their options, of one another and of the head."""
-    try:
-        needed = make_objective(objective, ANY_COUNTS, f"{place}objective").loss.needs_head
-    except ConfigError as error:
-        yield from error.problems
-        return
-    if needed not in (None, head.name):
-        loss = objective.loss.name
-        yield f'{place}head: {head.name!r} does not fit {loss!r}; write {place}head = "{needed}"'
-
-
-def _refuse_unfit(method: Method, name: str, data: LongTailData) -> None:
-    """Try the backbone on blank images, so that what does not fit is said, and before it is long.
-
-    Raises:
-        ConfigError: it does not take them, or gives other features than it says.
-    """
-    size = data.train.size if isinstance(data.train, ImageFiles) else data.train.images.shape[-1]
-    images = torch.zeros(2, len(data.mean), size, size)
-    said = f"backbone: {name!r} does not take images of {' x '.join(map(str, images.shape[1:]))}"
-    try:
-        with torch.no_grad():
-            features = method.eval().backbone(images)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        why = str(error).strip().partition("\n")[0]
-        raise ConfigError(f"{said}: {why}; choose another, or another size") from error
-    if features.shape != (2, method.backbone.num_features):
-        raise ConfigError(f"{said}: it gives {tuple(features.shape[1:])}; choose another")
-
-
-@functools.lru_cache(maxsize=1)
-def _load_data(name: str, options: str, root: Path | None) -> LongTailData:
-    data: LongTailData = build("data", Spec(name, json.loads(options)), DATASETS, root)
-    return data
-
-
-def make_loader(
-    data: LongTailData, split: Split | ImageFiles, config: RunConfig, where: Runtime
-) -> Loader:
-    """Batches of a split; only the training split is augmented."""
-    options: dict[str, Any] = {
-        "batch_size": config.optim.batch_size,
-        "augment": config.augment if split is data.train else (),
-        "mean": data.mean,
-        "std": data.std,
-        "device": where.device,
-    }
-    if isinstance(split, ImageFiles):
-        return FileLoader(split, workers=where.workers, **options)
-    return ResidentLoader(split, **options)
 
 
 def _of_these_images(record: Record, config: RunConfig, where: Runtime) -> Record:

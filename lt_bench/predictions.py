@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from lt_bench.assembly import make_method
 from lt_bench.checkpoint import load_model, not_usable
 from lt_bench.config import RunConfig, repetition
 from lt_bench.data.bad_images import unreadable
@@ -18,7 +19,7 @@ from lt_bench.data.images import CentreWindow, FolderReader, is_image_name
 from lt_bench.data.types import ImageFiles
 from lt_bench.errors import ConfigError, DataError, printable
 from lt_bench.evaluate import folded_backbone
-from lt_bench.experiment import make_method, recorded
+from lt_bench.experiment import recorded
 from lt_bench.methods import Method
 from lt_bench.record import Record
 from lt_bench.runtime import Runtime

@@ -1,13 +1,8 @@
 """The record of a finished run: one JSON file from which every number is derived, without torch."""
 
 import base64
-import functools
-import importlib.metadata
 import json
-import os
-import platform
 import re
-import subprocess
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,16 +13,12 @@ from typing import Annotated, Any, Literal, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lt_bench.config import ROOT
 from lt_bench.errors import DataError
 from lt_bench.files import write_text_whole
 from lt_bench.metrics import FEW, MANY, Bins, IntArray, Tally
 from lt_bench.schema import NonNegative, Range, Reader
 
 SCHEMA: Literal[1] = 1
-# A run whose commit is not the whole story: what decides its numbers was changed since.
-CODE_PATHS = ("lt_bench", "configs", "data_lists", "run.py", "pyproject.toml")
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "matplotlib")
 # Limits that no sound record comes near, so that a hostile one cannot fill the memory.
 MAX_BYTES = 64 * 2**20
 MAX_IMAGES = 2**27
@@ -272,64 +263,6 @@ def decode_labels(text: str, num_labels: int) -> IntArray:
             f"labels_predicted: does not hold one label for each of {num_labels} images"
         )
     return np.frombuffer(inflated, "<u2").astype(np.int64)
-
-
-def environment(device: str, precision: str, **settings: Any) -> dict[str, Any]:
-    """What a number may depend on beyond the configuration; `settings` are the machine's flags."""
-    commit, is_dirty = code_at_start()
-    return {
-        "commit": commit,
-        "dirty": is_dirty,
-        "device": device,
-        "precision": precision,
-        **settings,
-        "packages": _package_versions(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-    }
-
-
-@functools.cache
-def code_at_start() -> tuple[str | None, bool | None]:
-    """Commit of the checkout and whether what decides numbers differs from it; None without git.
-
-    As they were at the first call, which is to come before anything is computed: a checkout may
-    move on while a run trains.
-    """
-    try:
-        # an installed copy inside somebody else's repository is not a checkout of ours
-        if Path(_git("rev-parse", "--show-toplevel")).resolve() != ROOT:
-            return None, None
-        changed = _git("status", "--porcelain", "--untracked-files=all", "--", *CODE_PATHS)
-        return _git("rev-parse", "HEAD"), bool(changed)
-    except (OSError, subprocess.CalledProcessError):
-        return None, None
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(ROOT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _package_versions() -> dict[str, str]:
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 def _load_json(path: Path) -> Any:

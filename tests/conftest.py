@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from lt_bench import config as config_module
-from lt_bench import report
 from lt_bench.data import lists
 from lt_bench.data.benchmarks import BENCHMARKS
+from lt_bench.reports import report
 from tests import trees
 from tests.synthetic import RECIPE, SDN, TABLE
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
+from lt_bench.assembly import prepare
 from lt_bench.checkpoint import load_model
 from lt_bench.cli import main
-from lt_bench.experiment import prepare
 from lt_bench.usage import JOIN
 
 OVERLAYS = ("ce", "sdn_recall", "ldam_drw", "crt")  # crt starts from ce's run

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from lt_bench import report
 from lt_bench.config import RunConfig
 from lt_bench.metrics import SCORE_BINS, TOP_LABEL_BINS, Bins, Tally
 from lt_bench.record import ClassHistory, DataSummary, Epoch, Parent, Record, SplitResult, write
+from lt_bench.reports import report
 
 RECIPE = """
 [data]

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from lt_bench import cli
-from lt_bench.agreement import agreement
 from lt_bench.config import load
 from lt_bench.record import read, write
+from lt_bench.reports.agreement import agreement
 from tests.synthetic import make_record
 
 RUN = ["digits_lt", "ce", "optim.epochs=1", "optim.schedule=constant"]

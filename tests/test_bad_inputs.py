@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lt_bench import cli
-from lt_bench.experiment import load_data, prepare
+from lt_bench.assembly import load_data, prepare
 from lt_bench.record import write
 from tests.synthetic import make_record
 from tests.test_data_files import TINY

@@ -7,10 +7,11 @@ from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
 
 from lt_bench import cli, compiled
+from lt_bench.assembly import load_data, make_loader, make_method, prepare
 from lt_bench.checkpoint import load_tensors
 from lt_bench.config import names
 from lt_bench.errors import DataError, RunError
-from lt_bench.experiment import load_data, make_loader, make_method, prepare, run
+from lt_bench.experiment import run
 from lt_bench.methods import METHODS, OneStage
 from lt_bench.record import read
 from lt_bench.runtime import Runtime

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from lt_bench.assembly import TABLES, prepare
 from lt_bench.config import ROOT, gather, load, names, repetition, with_seed
 from lt_bench.errors import ConfigError
-from lt_bench.experiment import TABLES, prepare
 from lt_bench.schema import Spec, build
 
 RECIPES = names("configs")

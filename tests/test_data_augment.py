@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from lt_bench.assembly import prepare
 from lt_bench.data.loading import ResidentLoader
 from lt_bench.data.types import Split
-from lt_bench.experiment import prepare
 from lt_bench.runtime import generator, seed_everything
 from lt_bench.schema import Spec
 

@@ -16,12 +16,12 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from lt_bench import cli, runtime
+from lt_bench.assembly import prepare
 from lt_bench.config import ROOT, OptimConfig
 from lt_bench.data.file_loading import FileLoader
 from lt_bench.data.images import FolderReader
 from lt_bench.data.loading import ResidentLoader
 from lt_bench.data.types import ImageFiles, Split
-from lt_bench.experiment import prepare
 from lt_bench.files import owned
 from lt_bench.methods import METHODS
 from lt_bench.progress import Progress

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from lt_bench.assembly import load_data, make_method, prepare
 from lt_bench.data.loading import ResidentLoader
 from lt_bench.data.mixing import Mixer
 from lt_bench.data.transforms import TRANSFORMS, Views
-from lt_bench.experiment import load_data, make_method, prepare
 from lt_bench.losses import CrossEntropy
 from lt_bench.methods import METHODS
 from lt_bench.models import heads

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lt_bench import cli
-from lt_bench.experiment import prepare, run
+from lt_bench.assembly import prepare
+from lt_bench.experiment import run
 from lt_bench.record import record_path
 from lt_bench.runtime import Runtime
 from tests.test_cli import process

@@ -16,10 +16,11 @@ import pytest
 import torch
 
 from lt_bench import cli, experiment
+from lt_bench.assembly import prepare
 from lt_bench.checkpoint import load_tensors
 from lt_bench.config import ROOT
 from lt_bench.errors import BusyError, ConfigError, DataError, RunError, WriteError
-from lt_bench.experiment import prepare, run
+from lt_bench.experiment import run
 from lt_bench.files import owned, whole_file
 from lt_bench.record import read
 from lt_bench.runtime import Runtime

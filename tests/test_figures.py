@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lt_bench import cli, figures, report
-from lt_bench.diagnostics import draw_confusion, draw_curves, draw_reliability
-from lt_bench.overviews import draw_cost, draw_factors, draw_ranks
+from lt_bench import cli
 from lt_bench.record import encode_labels, read_all, write
+from lt_bench.reports import figures, report
+from lt_bench.reports.diagnostics import draw_confusion, draw_curves, draw_reliability
+from lt_bench.reports.overviews import draw_cost, draw_factors, draw_ranks
 from tests.synthetic import RECIPE, TABLE, changed, fill_with, long_tail, make_record
 
 LIMITS = {"many": 100, "few": 20}

@@ -9,8 +9,8 @@ import torch
 from sklearn.metrics import log_loss, top_k_accuracy_score
 from torch import nn
 
+from lt_bench.assembly import load_data, make_loader, make_method, prepare
 from lt_bench.evaluate import evaluate, folded_backbone
-from lt_bench.experiment import load_data, make_loader, make_method, prepare
 from lt_bench.models.backbones import BACKBONES
 from lt_bench.models.folding import Foldable
 from lt_bench.runtime import Runtime

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lt_bench import config as config_module
+from lt_bench.assembly import TABLES, prepare
 from lt_bench.checkpoint import Checkpoint, load_model
 from lt_bench.config import ROOT
 from lt_bench.data.folder import folder
 from lt_bench.errors import UserError
-from lt_bench.experiment import TABLES, prepare
 from lt_bench.usage import Usage
 
 SOON = timedelta(seconds=10)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lt_bench import report
-from lt_bench.intervals import (
+from lt_bench.record import read_all
+from lt_bench.reports import report
+from lt_bench.reports.intervals import (
     Difference,
     Interval,
     percentile_interval,
     resampled_class_gains,
     t_interval,
 )
-from lt_bench.record import read_all
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from lt_bench.assembly import load_data, make_loader, make_method, prepare
 from lt_bench.config import names, with_seed
 from lt_bench.errors import ConfigError
-from lt_bench.experiment import load_data, make_loader, make_method, parent_state, prepare, run
+from lt_bench.experiment import parent_state, run
 from lt_bench.models.heads import tau_normalised
 from lt_bench.progress import Progress
 from lt_bench.record import read

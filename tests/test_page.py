@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lt_bench import figures, report
 from lt_bench.errors import DataError
-from lt_bench.page import (
+from lt_bench.record import write
+from lt_bench.reports import figures, report
+from lt_bench.reports.page import (
     MOST_ROWS,
     _in_few_colours,
     check_figures,
@@ -21,7 +22,6 @@ from lt_bench.page import (
     render_page,
     write_page,
 )
-from lt_bench.record import write
 from tests.synthetic import TABLE, fill_with, make_record
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +82,7 @@ def test_the_page_is_whole_and_fetches_nothing(page):
 
 
 def test_a_large_table_links_to_its_panels(page, checkout, results, monkeypatch):
-    monkeypatch.setattr("lt_bench.page.MOST_ROWS", dict.fromkeys(MOST_ROWS, 2))
+    monkeypatch.setattr("lt_bench.reports.page.MOST_ROWS", dict.fromkeys(MOST_ROWS, 2))
     parsed = Parsed(render_page(report.read_results(results)))
     assert len(parsed.all("img", "src")) == 4
     links = [link for link in parsed.all("a", "href") if link.startswith("figures/")]

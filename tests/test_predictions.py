@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from lt_bench import cli
+from lt_bench.assembly import load_data, make_method, prepare
 from lt_bench.checkpoint import load_model
 from lt_bench.data.datasets import DATASETS, PREPROCESSING
 from lt_bench.data.images import CentreWindow, FolderReader, pixels
-from lt_bench.experiment import load_data, make_method, prepare
 from lt_bench.predictions import Prediction, as_csv, as_lines, predict
 from lt_bench.record import read
 from lt_bench.runtime import Runtime

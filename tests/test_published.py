@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from lt_bench import report
 from lt_bench.config import load, names, with_seed
 from lt_bench.errors import DataError
-from lt_bench.published import beside, read_published, recipe_of, render_published, verdict
 from lt_bench.record import write
+from lt_bench.reports import report
+from lt_bench.reports.published import beside, read_published, recipe_of, render_published, verdict
 from tests.synthetic import long_tail, make_record
 
 ROOT = Path(__file__).parents[1]

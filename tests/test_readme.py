@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lt_bench import losses
+from lt_bench.assembly import prepare
 from lt_bench.config import names
-from lt_bench.experiment import prepare
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

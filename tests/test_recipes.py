@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lt_bench.assembly import make_method, prepare
 from lt_bench.data.profiles import class_counts
-from lt_bench.experiment import make_method, prepare
 from lt_bench.optim import SCHEDULES, make_optimizer, set_learning_rate
 from lt_bench.progress import Progress
 from lt_bench.schema import bind

@@ -16,11 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lt_bench import config as config_module
-from lt_bench import metrics, record, report, tables
+from lt_bench import metrics, provenance, record
 from lt_bench.config import load
 from lt_bench.errors import ConfigError, DataError
-from lt_bench.page import render_page
 from lt_bench.record import Record, decode_labels, encode_labels, read, read_all, write
+from lt_bench.reports import report, tables
+from lt_bench.reports.page import render_page
 from tests.synthetic import SDN, TABLE, changed, fill_with, make_record
 
 ROOT = Path(__file__).parents[1]
@@ -249,7 +250,7 @@ def places(tree, at=""):
 
 
 def test_environment_says_what_ran():
-    found = record.environment("cpu, 2 threads", "fp32", workers=4)
+    found = provenance.environment("cpu, 2 threads", "fp32", workers=4)
     assert found["device"] == "cpu, 2 threads"
     assert found["precision"] == "fp32"
     assert found["workers"] == 4
@@ -265,8 +266,8 @@ def git(folder, *arguments):
 
 
 def test_commit_and_dirty_flag(tmp_path, monkeypatch):
-    monkeypatch.setattr(record, "ROOT", tmp_path.resolve())
-    version = record.code_at_start.__wrapped__
+    monkeypatch.setattr(provenance, "ROOT", tmp_path.resolve())
+    version = provenance.code_at_start.__wrapped__
     assert version() == (None, None)
     git(tmp_path, "init")
     (tmp_path / "lt_bench").mkdir()
@@ -281,7 +282,7 @@ def test_commit_and_dirty_flag(tmp_path, monkeypatch):
     assert version() == (commit, False)
     (tmp_path / "lt_bench" / "losses.py").write_text("2")
     assert version() == (commit, True)
-    monkeypatch.setattr(record, "ROOT", tmp_path.resolve() / "lt_bench")
+    monkeypatch.setattr(provenance, "ROOT", tmp_path.resolve() / "lt_bench")
     assert version() == (None, None)  # installed into somebody else's repository
 
 
@@ -921,11 +922,13 @@ def test_committed_tables_can_be_made():
 
 def test_reports_and_figures_need_no_torch():
     code = """
-import sys
+import importlib, pathlib, pkgutil, sys
 sys.modules["torch"] = None
-import lt_bench.report, lt_bench.figures, lt_bench.config
+import lt_bench.config, lt_bench.reports
+for module in pkgutil.iter_modules(lt_bench.reports.__path__):
+    importlib.import_module(f"lt_bench.reports.{module.name}")
 for name in lt_bench.config.names("configs/tables"):
-    lt_bench.report.missing(name, __import__("pathlib").Path("nowhere"))
+    lt_bench.reports.report.missing(name, pathlib.Path("nowhere"))
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

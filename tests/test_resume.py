@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from lt_bench.assembly import load_data, make_loader, make_method, prepare
 from lt_bench.checkpoint import Checkpoint, load_tensors, save_tensors
 from lt_bench.errors import DataError
-from lt_bench.experiment import load_data, make_loader, make_method, prepare, run
+from lt_bench.experiment import run
 from lt_bench.runtime import Runtime
 from lt_bench.samplers import instance
 from lt_bench.train import NotFiniteError, fit
@@ -184,15 +185,15 @@ def test_a_checkpoint_of_anything_else_is_refused_by_what_differs(change, said, 
 
 
 def test_only_what_the_code_does_counts_as_another_version(tmp_path, monkeypatch):
-    from lt_bench import checkpoint
+    from lt_bench import provenance
 
     def version_of(source):
-        (tmp_path / "lt_bench").mkdir(exist_ok=True)
+        (tmp_path / "lt_bench" / "reports").mkdir(parents=True, exist_ok=True)
         (tmp_path / "lt_bench" / "losses.py").write_text(source, encoding="utf-8")
-        (tmp_path / "lt_bench" / "report.py").write_text(source * 2, encoding="utf-8")
-        return checkpoint.code_version.__wrapped__()
+        (tmp_path / "lt_bench" / "reports" / "report.py").write_text(source * 2, encoding="utf-8")
+        return provenance.code_version.__wrapped__()
 
-    monkeypatch.setattr(checkpoint, "PACKAGE", tmp_path / "lt_bench")
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "lt_bench")
     plain = version_of("def f(x):\n    return x + 1\n")
     assert list(plain) == ["lt_bench/losses.py"]
     assert (

@@ -18,10 +18,10 @@ import torch
 
 from lt_bench import experiment
 from lt_bench.arguments import Parser
+from lt_bench.assembly import prepare
 from lt_bench.config import in_folder
 from lt_bench.display import Display, is_first_rank
 from lt_bench.errors import BusyError, ConfigError
-from lt_bench.experiment import prepare
 from lt_bench.running import outcomes
 from lt_bench.runtime import Runtime
 from tests import killing

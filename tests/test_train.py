@@ -6,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lt_bench import experiment, record
+from lt_bench import experiment, provenance
+from lt_bench.assembly import load_data, make_loader, make_method, prepare
 from lt_bench.config import ROOT
 from lt_bench.data.mixing import Mixed, Mixer
 from lt_bench.errors import RunError
-from lt_bench.experiment import load_data, make_loader, make_method, prepare, run
+from lt_bench.experiment import run
 from lt_bench.losses import LOSSES
 from lt_bench.progress import Progress
 from lt_bench.record import read
@@ -226,8 +227,8 @@ def test_a_record_names_the_commit_that_its_run_began_on(tmp_path, monkeypatch):
     def git(*words):
         return {"HEAD": head[0], "--show-toplevel": str(ROOT)}.get(words[1], "")
 
-    monkeypatch.setattr(record, "_git", git)
-    record.code_at_start.cache_clear()
+    monkeypatch.setattr(provenance, "_git", git)
+    provenance.code_at_start.cache_clear()
 
     def committed(*arguments):
         head[0] = "b" * 40
@@ -238,7 +239,7 @@ def test_a_record_names_the_commit_that_its_run_began_on(tmp_path, monkeypatch):
     try:
         found = experiment.run(config, runtime(tmp_path)).environment
     finally:
-        record.code_at_start.cache_clear()
+        provenance.code_at_start.cache_clear()
     assert (found["commit"], found["dirty"]) == ("a" * 40, False)
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from lt_bench import usage
+from lt_bench.assembly import prepare
 from lt_bench.config import ROOT
-from lt_bench.experiment import prepare, run
+from lt_bench.experiment import run
 from lt_bench.record import read, read_all, record_path
 from lt_bench.runtime import Runtime
 from lt_bench.usage import Usage

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lt_bench.assembly import load_data, make_loader, make_method, prepare
 from lt_bench.config import names
-from lt_bench.experiment import load_data, make_loader, make_method, prepare
 from lt_bench.methods import METHODS, OneStage
 from lt_bench.runtime import Runtime
 from lt_bench.samplers import SAMPLERS

@@ -8,7 +8,8 @@ import torch
 from tqdm import tqdm
 
 import lt_bench.running  # noqa: F401
-from lt_bench.experiment import prepare, run
+from lt_bench.assembly import prepare
+from lt_bench.experiment import run
 from lt_bench.runtime import Runtime
 
 tqdm.set_lock(threading.RLock())  # one between processes would stay locked by a killed one

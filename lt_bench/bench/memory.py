@@ -17,12 +17,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lt_bench.assembly import prepare
 from lt_bench.bench.measure import Result, Row
 from lt_bench.config import ROOT
 from lt_bench.data.datasets import DATASETS
 from lt_bench.data.profiles import class_counts
 from lt_bench.data.types import LongTailData, Split
-from lt_bench.experiment import prepare, run
+from lt_bench.experiment import run
 from lt_bench.progress import Progress
 from lt_bench.record import read_all
 from lt_bench.runtime import Runtime, usable_cores

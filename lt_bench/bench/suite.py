@@ -17,7 +17,7 @@ from lt_bench.bench.startup import startup
 from lt_bench.bench.training import augment, evaluation, step
 from lt_bench.errors import ConfigError
 from lt_bench.files import write_text_whole
-from lt_bench.record import environment
+from lt_bench.provenance import environment
 from lt_bench.runtime import Runtime, usable_cores
 
 Benchmark = Callable[[Runtime], Result]

@@ -14,11 +14,11 @@ from PIL import Image
 from lt_bench.config import in_folder
 from lt_bench.errors import DataError
 from lt_bench.files import write_text_whole
-from lt_bench.latex import render_latex
 from lt_bench.metrics import SHOT_GROUPS
-from lt_bench.published import Beside
 from lt_bench.record import version
-from lt_bench.render import (
+from lt_bench.reports.latex import render_latex
+from lt_bench.reports.published import Beside
+from lt_bench.reports.render import (
     Grid,
     across_grid,
     difference_grids,
@@ -34,8 +34,8 @@ from lt_bench.render import (
     source_of_figure,
     title,
 )
-from lt_bench.report import Results, beside_published
-from lt_bench.tables import HEADLINE, Column, Filled, Row, dataset_name
+from lt_bench.reports.report import Results, beside_published
+from lt_bench.reports.tables import HEADLINE, Column, Filled, Row, dataset_name
 
 GROUPS = (*SHOT_GROUPS, HEADLINE)
 IMAGE = re.compile(r'src="data:image/webp;base64,[^"]*"')

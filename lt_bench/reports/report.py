@@ -16,13 +16,12 @@ from lt_bench import metrics
 from lt_bench.config import ROOT, RunConfig, in_folder, load, names, read_toml, stem_of, with_seed
 from lt_bench.errors import ConfigError
 from lt_bench.files import write_text_whole
-from lt_bench.latex import render_latex
 from lt_bench.metrics import FloatArray
-from lt_bench.published import Beside, beside, read_published, render_published
 from lt_bench.record import Number, Record, read_all, record_path
-from lt_bench.render import render_csv, render_markdown
-from lt_bench.schema import Positive, Reader, Spec, Table, bind
-from lt_bench.tables import (
+from lt_bench.reports.latex import render_latex
+from lt_bench.reports.published import Beside, beside, read_published, render_published
+from lt_bench.reports.render import render_csv, render_markdown
+from lt_bench.reports.tables import (
     HEADLINE,
     Column,
     Filled,
@@ -36,6 +35,7 @@ from lt_bench.tables import (
     method_name,
     with_parents,
 )
+from lt_bench.schema import Positive, Reader, Spec, Table, bind
 
 SUFFIXES = (".md", ".csv", ".tex")
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lt_bench.render import (
+from lt_bench.reports.render import (
     bolded,
     facts_of_runs,
     how_to_read,
@@ -16,7 +16,7 @@ from lt_bench.render import (
     title,
     told_marks,
 )
-from lt_bench.tables import VERSIONS, Filled, Row, dataset_name
+from lt_bench.reports.tables import VERSIONS, Filled, Row, dataset_name
 
 LATEX = str.maketrans(
     {

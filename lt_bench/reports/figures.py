@@ -14,8 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from lt_bench import metrics
-from lt_bench.diagnostics import draw_confusion, draw_curves, draw_reliability
-from lt_bench.drawing import (
+from lt_bench.files import whole_file
+from lt_bench.metrics import FloatArray, IntArray
+from lt_bench.record import Record
+from lt_bench.reports.diagnostics import draw_confusion, draw_curves, draw_reliability
+from lt_bench.reports.drawing import (
     BASELINE,
     CLASSES_SHOWN_SINGLY,
     GAIN,
@@ -32,13 +35,10 @@ from lt_bench.drawing import (
     panels_of_four,
     subject,
 )
-from lt_bench.files import whole_file
-from lt_bench.metrics import FloatArray, IntArray
-from lt_bench.overviews import draw_cost, draw_factors, draw_ranks
-from lt_bench.record import Record
-from lt_bench.render import source_of_figure
-from lt_bench.report import Results, seconds_with_parents
-from lt_bench.tables import NO_VALUE, Filled, Row, Runs
+from lt_bench.reports.overviews import draw_cost, draw_factors, draw_ranks
+from lt_bench.reports.render import source_of_figure
+from lt_bench.reports.report import Results, seconds_with_parents
+from lt_bench.reports.tables import NO_VALUE, Filled, Row, Runs
 
 LOWEST_WEIGHT = 0.01  # of the mean weight
 

@@ -14,9 +14,9 @@ import pandas as pd
 
 from lt_bench import metrics
 from lt_bench.config import RunConfig, in_folder, key_of
-from lt_bench.intervals import Difference
 from lt_bench.record import Record, version
-from lt_bench.tables import (
+from lt_bench.reports.intervals import Difference
+from lt_bench.reports.tables import (
     HEADLINE,
     NO_VALUE,
     Column,

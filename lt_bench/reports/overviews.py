@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from lt_bench.drawing import GROUPS, legend, look, panels, subject
 from lt_bench.record import Record
-from lt_bench.render import ranks, rows_by_name, section_names
-from lt_bench.tables import HEADLINE, Filled, Row
+from lt_bench.reports.drawing import GROUPS, legend, look, panels, subject
+from lt_bench.reports.render import ranks, rows_by_name, section_names
+from lt_bench.reports.tables import HEADLINE, Filled, Row
 
 
 def draw_factors(table: Filled) -> Figure | None:

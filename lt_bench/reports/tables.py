@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 
 from lt_bench.config import SEEDS, RunConfig, gather, key_of
-from lt_bench.intervals import (
+from lt_bench.metrics import FloatArray, IntArray
+from lt_bench.record import Record, commit
+from lt_bench.reports.intervals import (
     Difference,
     percentile_interval,
     resampled_class_gains,
     t_interval,
 )
-from lt_bench.metrics import FloatArray, IntArray
-from lt_bench.record import Record, commit
 from lt_bench.schema import Part, Spec
 
 NO_VALUE = "–"

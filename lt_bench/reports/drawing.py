@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from lt_bench.metrics import IntArray
-from lt_bench.tables import Row, dataset_name, shortened
+from lt_bench.reports.tables import Row, dataset_name, shortened
 
 STYLE: dict[Any, Any] = {
     "font.size": 8,

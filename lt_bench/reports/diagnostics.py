@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lt_bench import metrics
-from lt_bench.drawing import (
+from lt_bench.metrics import Bins, FloatArray
+from lt_bench.reports.drawing import (
     BASELINE,
     GROUPS,
     LOSS,
@@ -20,8 +21,7 @@ from lt_bench.drawing import (
     panels_of_four,
     subject,
 )
-from lt_bench.metrics import Bins, FloatArray
-from lt_bench.tables import Row, sorted_labels
+from lt_bench.reports.tables import Row, sorted_labels
 
 RIGHT = "#CFE8DD"  # light also in grey, beside the groups' colours
 RELIABILITY: Mapping[str, Mapping[str, Any]] = {

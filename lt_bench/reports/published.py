@@ -8,8 +8,8 @@ from pathlib import Path
 
 from lt_bench.config import RunConfig
 from lt_bench.errors import DataError
-from lt_bench.render import Grid, markdown_grid, markdown_text, score, told_marks
-from lt_bench.tables import (
+from lt_bench.reports.render import Grid, markdown_grid, markdown_text, score, told_marks
+from lt_bench.reports.tables import (
     HEADLINE,
     METHODS_IN_PROSE,
     NO_VALUE,

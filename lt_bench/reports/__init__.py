@@ -1,0 +1,1 @@
+"""Records to tables, figures, the page, LaTeX and TensorBoard files: without torch."""
