@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lt_bench.config import ObjectiveConfig, RunConfig, load
+from lt_bench.data.bad_images import without_unreadable
 from lt_bench.data.datasets import DATASETS
 from lt_bench.data.file_loading import FileLoader
 from lt_bench.data.loading import Loader, ResidentLoader
@@ -59,9 +60,17 @@ def prepare(recipe: str, method: str, overrides: Sequence[str] = ()) -> RunConfi
     return config
 
 
-def load_data(spec: Spec, root: Path | None) -> LongTailData:
-    """The dataset a configuration names; the last one is kept, since a table repeats it."""
-    return _load_data(spec.name, json.dumps(dict(spec.options), sort_keys=True), root)
+def load_data(
+    spec: Spec, root: Path | None, *, only_readable: bool = False, workers: int = 0
+) -> LongTailData:
+    """The dataset a configuration names; the last one is kept, since a table repeats it.
+
+    Args:
+        only_readable: try every image, with so many `workers`, and leave out what cannot be
+            read.
+    """
+    options = json.dumps(dict(spec.options), sort_keys=True)
+    return _load_data(spec.name, options, root, workers if only_readable else None)
 
 
 def make_method(config: RunConfig, data: LongTailData | DataSummary) -> Method:
@@ -178,6 +187,6 @@ def _of_objective(objective: ObjectiveConfig, head: Spec, place: str) -> Iterato
 
 
 @functools.lru_cache(maxsize=1)
-def _load_data(name: str, options: str, root: Path | None) -> LongTailData:
+def _load_data(name: str, options: str, root: Path | None, trying: int | None) -> LongTailData:
     data: LongTailData = build("data", Spec(name, json.loads(options)), DATASETS, root)
-    return data
+    return data if trying is None else without_unreadable(data, workers=trying)

@@ -14,7 +14,7 @@ import torch
 from lt_bench.assembly import load_data, make_loader, make_method, prepare, refuse_unfit
 from lt_bench.checkpoint import Checkpoint, load_model, not_usable, save_tensors
 from lt_bench.config import RunConfig, in_folder, repetition, with_seed
-from lt_bench.data.bad_images import LEFT_OUT, without_unreadable
+from lt_bench.data.bad_images import LEFT_OUT
 from lt_bench.data.lists import published
 from lt_bench.data.loading import Loader
 from lt_bench.data.types import ImageFiles, LongTailData
@@ -118,9 +118,8 @@ class _Trained:
 
 def _train(config: RunConfig, where: Runtime, folder: Path, on_epoch: OnEpoch) -> _Trained:
     usage = Usage(where.device, is_alone=where.jobs == world_size() == 1)
-    data = load_data(config.data, where.data_root)
-    if where.on_bad_image == "skip":
-        data = without_unreadable(data, workers=where.workers)
+    is_skipping = where.on_bad_image == "skip"
+    data = load_data(config.data, where.data_root, only_readable=is_skipping, workers=where.workers)
     method = make_method(config, data)
     refuse_unfit(method, config.backbone.name, data)
     if config.parent:

@@ -1,5 +1,7 @@
 """Fixtures that more than one file uses."""
 
+import signal
+
 import pytest
 import torch
 
@@ -12,6 +14,8 @@ from tests.synthetic import RECIPE, SDN, TABLE
 
 # the tests' tensors are small: threads would only wait for one another
 torch.set_num_threads(1)
+# which a shell has what runs in its background ignore: tests that interrupt would wait for ever
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,8 @@ import random
 import struct
 import sys
 import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -481,9 +483,9 @@ def test_check_counts_against_the_lists(listed):
 def test_download_fetches_the_official_archive_once(small, tmp_path, monkeypatch):
     calls = []
 
-    def fetch(url, root, filename, md5):
+    def fetch(url, root, extract_root, *, filename, md5):
         calls.append((url, filename, md5))
-        small.write(root, "folder")
+        small.write(Path(extract_root), "folder")
 
     monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", fetch)
     root = tmp_path / "new"
@@ -493,6 +495,52 @@ def test_download_fetches_the_official_archive_once(small, tmp_path, monkeypatch
     assert cifar10(root).source == "official archive, unpacked in cifar-10-batches-py/"
 
 
+class _Served(BaseHTTPRequestHandler):
+    """Sends a part of what there is, as if all of it were to come."""
+
+    content, sent = b"", 0
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        self.wfile.write(self.content[: self.sent])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torchvision's, of tarfile's filters
+def test_a_download_leaves_all_or_nothing(small, tmp_path, monkeypatch):
+    (archive,) = small.write(tmp_path / "served", "archive").iterdir()
+    _Served.content = archive.read_bytes()
+    server = HTTPServer(("127.0.0.1", 0), _Served)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    family = dataclasses.replace(
+        small.family,
+        url=f"http://127.0.0.1:{server.server_port}/{archive.name}",
+        archive_md5=hashlib.md5(_Served.content).hexdigest(),
+    )
+    monkeypatch.setitem(cifar.FAMILIES, "cifar10_lt", family)
+    root = small.write(tmp_path / "root", "parquet")
+    there = sorted(root.iterdir())
+
+    _Served.sent = 3
+    with pytest.raises(DataError, match=r"not fetched: .*; fetch cifar-10-python.tar.gz yourself"):
+        download_cifar("cifar10_lt", root)
+    assert sorted(root.iterdir()) == there
+    assert cifar10(root).source == "parquet shards in cifar10/"
+
+    small.write(root, "folder")
+    (root / family.folder / "test_batch").write_bytes(b"cut short")
+    _Served.sent = len(_Served.content)
+    download_cifar("cifar10_lt", root)
+    server.shutdown()
+    server.server_close()
+    assert sorted(root.iterdir()) == sorted([*there, root / family.folder])
+    assert cifar10(root).source.startswith("official archive, unpacked in cifar-10-batches-py/;")
+
+
 def test_a_failed_download_says_what_to_fetch_by_hand(tmp_path, monkeypatch):
     def fetch(*args, **kwargs):
         raise OSError("no route to host")
@@ -500,6 +548,7 @@ def test_a_failed_download_says_what_to_fetch_by_hand(tmp_path, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", fetch)
     with pytest.raises(DataError, match=r"not fetched: no route to host; fetch cifar-100-python"):
         download_cifar("cifar100_lt", tmp_path)
+    assert not list(tmp_path.iterdir())
     with pytest.raises(DataError, match="nothing is fetched for digits_lt; leave it out"):
         download_cifar("digits_lt", tmp_path)
     with pytest.raises(DataError, match="--download: no data root; give --data-root"):

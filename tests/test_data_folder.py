@@ -184,6 +184,21 @@ def test_lists_beside_folders_are_said_to_be_unused(tmp_path):
     assert "; train.txt not used (data.layout=lists would)" in said
 
 
+def test_what_lies_beside_the_folders_that_are_read_is_said(tmp_path):
+    fill(tmp_path, {"a": 6, "b": 6})
+    fill(tmp_path, {"a": 2, "b": 2}, "validation")
+    write_photo(tmp_path / "train" / "loose.jpg", seed=0, label=0)
+    data = folder(tmp_path)
+    assert data.source.split("; ")[:3] == [
+        f"folders in {tmp_path.name}/: train/",
+        "validation/ not used",
+        "1 images in no class folder left out, such as train/loose.jpg",
+    ]
+    assert folder(tmp_path, path="train").source.split("; ")[1] == (
+        "1 images in no class folder left out, such as loose.jpg"
+    )
+
+
 def test_a_split_without_images_is_refused(tmp_path):
     """Unsorted test images, as competitions hand them out, are no test split."""
     fill(tmp_path, {"a": 6, "b": 6})
@@ -368,11 +383,23 @@ def test_mistakes_are_named_with_their_remedy(tmp_path):
             {"profile": "step"},
             {"path": "../x"},
             {"profile": "exponential", "imbalance_factor": 100},
+            {"subset_seed": 1},
         )
     ]
     assert [said.split(":")[0] for said in found] == [
         "test_per_class", "imbalance_factor", "imbalance_factor", "path", "imbalance_factor",
+        "subset_seed",
     ]  # fmt: skip
+
+
+def test_mistakes_in_lists_are_named_with_their_remedy(tmp_path):
+    fill(tmp_path, {"a": 6, "b": 6})
+    (tmp_path / "train.txt").write_text("train/a/0.jpg 1\ntrain/b/0.jpg 2")
+    said = problem(folder, tmp_path, layout="lists")
+    assert said == f"{tmp_path}/train.txt: the lowest label is 1; labels count from 0"
+    (tmp_path / "train.txt").write_text("\n")
+    said = problem(folder, tmp_path, layout="lists")
+    assert said == f"{tmp_path}: train holds no image; add some"
 
 
 @needs_photos

@@ -21,6 +21,7 @@ from lt_bench.record import read
 from tests import trees
 from tests.test_data_files import TINY, train
 from tests.test_data_folder import fill
+from tests.trees import write_photo
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "imagenet_sample"
 
@@ -215,6 +216,27 @@ def test_a_damaged_image_is_left_out_of_a_pack_and_then_of_a_run(
     assert cli.main([*command, *skip]) == 0
     (path,) = (tmp_path / "results").glob("runs/*/record.json")
     assert read(path).data.source.endswith(f"; 1 unreadable of train left out: {listed}")
+
+
+def test_images_left_out_of_a_pack_are_not_taken_for_one_another(tmp_path, capsys):
+    fill(tmp_path, {"a": 3, "b": 3})
+    for name in ("a", "b"):
+        write_photo(tmp_path / "test" / name / "1.jpg", seed=9, label=0)
+    for place in ("train/a/0.jpg", "test/b/0.jpg"):
+        (tmp_path / place).write_bytes(place.encode())
+    command = ["folder", "--data-root", str(tmp_path)]
+    assert cli.main(["data", "pack", *command, "--on-bad-image", "skip"]) == 0
+    assert cli.main(["data", "check", *command, "data.layout=pack"]) == 0
+    assert "under another name" not in capsys.readouterr().out
+
+
+def test_stored_pixels_are_not_decoded_in_another_way(tmp_path, capsys):
+    fill(tmp_path, {"a": 3, "b": 3})
+    command = ["folder", "--data-root", str(tmp_path), "data.decode=scaled"]
+    assert cli.main(["data", "pack", *command, "--format", "uint8"]) == 0
+    assert cli.main(["data", "check", *command, "data.layout=pack"]) == 2
+    said = f"data.decode: 'scaled' has no effect on the pixels in {tmp_path}/folder.pack; leave it "
+    assert said in capsys.readouterr().err
 
 
 def test_skipping_bad_images_has_no_effect_on_other_actions(tmp_path, capsys):

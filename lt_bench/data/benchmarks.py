@@ -1,5 +1,6 @@
 """ImageNet-LT, Places-LT and iNaturalist 2018: what is official about them, and their lists."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -142,13 +143,9 @@ def shared_images(
     items: Mapping[str, Sequence[Item]], remedy: str = "take the published lists unchanged"
 ) -> list[str]:
     """Problems with images that two splits share, a line per pair of splits."""
-    problems = []
-    names = list(items)
-    for i, one in enumerate(names):
-        for other in names[i + 1 :]:
-            both = {image for image, _ in items[one]} & {image for image, _ in items[other]}
-            if both:
-                problems.append(
-                    f"{one} and {other}: share {len(both):,} images, such as {min(both)}; {remedy}"
-                )
-    return problems
+    images = {split: {image for image, _ in listed} for split, listed in items.items()}
+    return [
+        f"{one} and {other}: share {len(both):,} images, such as {min(both)}; {remedy}"
+        for one, other in itertools.combinations(images, 2)
+        if (both := images[one] & images[other])
+    ]

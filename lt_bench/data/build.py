@@ -6,6 +6,7 @@ from typing import Any
 
 from lt_bench.config import ROOT
 from lt_bench.data import cifar_sources, digits, lists
+from lt_bench.data.benchmarks import BENCHMARKS
 from lt_bench.data.cifar import FAMILIES, check_complete
 from lt_bench.data.lists import Item
 from lt_bench.data.profiles import class_counts
@@ -87,7 +88,8 @@ def _digits() -> tuple[list[Item], list[Item], dict[str, Any]]:
 def _cifar(dataset: str, root: Path | None) -> tuple[list[Item], list[Item], dict[str, Any]]:
     if dataset not in FAMILIES:
         raise ConfigError(
-            f"data build: no lists are made for {dataset!r}; known: {', '.join(FAMILIES)}"
+            f"data build: no lists are made for {dataset!r}; known: "
+            f"{', '.join(('digits_lt', *FAMILIES, *BENCHMARKS))}"
         )
     family = FAMILIES[dataset]
     source = cifar_sources.find(family, root)[0]

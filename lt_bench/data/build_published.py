@@ -5,7 +5,6 @@ import http.client
 import io
 import json
 import tarfile
-import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from lt_bench.data import lists
 from lt_bench.data.benchmarks import Benchmark, facts_of, shared_images
 from lt_bench.data.build import as_json
 from lt_bench.data.image_list import git_blobs, parse, read_text, verify
-from lt_bench.data.lists import Item, identity
+from lt_bench.data.lists import Item, counts_of, identity
 from lt_bench.data.types import Report
 from lt_bench.errors import DataError
 from lt_bench.files import write_text_whole
@@ -196,9 +195,8 @@ def _complete_facts(facts: dict[str, Any], built: dict[str, list[Item]]) -> bool
     changed = False
     for split, items in built.items():
         if facts[split]["identity"] is None:
-            counts = Counter(label for _, label in items)
             facts[split]["identity"] = identity(items)
-            facts[split]["class_counts"] = [counts[c] for c in range(len(facts["class_names"]))]
+            facts[split]["class_counts"] = counts_of(items, len(facts["class_names"]))
             changed = True
     return changed
 

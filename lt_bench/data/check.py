@@ -2,7 +2,8 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +46,20 @@ def check(
     bind("data", spec, DATASETS)
     lines: list[str] = []
     try:
-        for line in _findings(spec, root):
+        decoded = partial(_decoded, workers=workers, on_tried=on_tried) if decode else None
+        for line in _findings(spec, root, decoded):
             lines.append(line)
-        if decode:
-            data = build("data", spec, DATASETS, root)
-            for line in _decoded(data, workers, on_tried):
-                lines.append(line)
     except DataError as error:
         return Report((*lines, *(p for p in error.problems if p != hint(name))), ok=False)
     return Report((*lines, "a run can start"), ok=True)
 
 
-def _findings(spec: Spec, root: Path | None) -> Iterator[str]:
+def _findings(
+    spec: Spec, root: Path | None, decoded: Callable[[LongTailData], Iterator[str]] | None
+) -> Iterator[str]:
     if spec.name in cifar.FAMILIES:
+        if decoded:
+            raise _read_anyway(spec.name)
         yield from _cifar(cifar.FAMILIES[spec.name], cifar.Choice(**spec.options), root)
         return
     if spec.name in BENCHMARKS:
@@ -67,6 +69,8 @@ def _findings(spec: Spec, root: Path | None) -> Iterator[str]:
     yield from _splits(data)
     if spec.name not in BENCHMARKS:  # whose splits are verified one by one
         yield from _same_content(data.files)
+    if decoded:
+        yield from decoded(data)
 
 
 def _official(benchmark: Benchmark, root: Path | None) -> Iterator[str]:
@@ -101,8 +105,8 @@ def _same_content(splits: Mapping[str, ImageFiles]) -> Iterator[str]:
             with unreadable_as(split.reader, i):
                 of_length[split.reader.num_bytes(i)].append((name, i))
     shared: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for places in of_length.values():
-        if len({name for name, _ in places}) < 2:
+    for length, places in of_length.items():  # none: a row of a pack that was skipped
+        if not length or len({name for name, _ in places}) < 2:
             continue
         seen: dict[bytes, tuple[str, int]] = {}
         for name, i in places:
@@ -122,7 +126,7 @@ def _same_content(splits: Mapping[str, ImageFiles]) -> Iterator[str]:
 def _decoded(data: LongTailData, workers: int, on_tried: OnTried) -> Iterator[str]:
     problems: list[str] = []
     if not data.files:
-        raise DataError(f"--decode: has no effect on {data.name}, whose images are all read anyway")
+        raise _read_anyway(data.name)
     for name, split in data.files.items():
         bad = unreadable(split.reader, workers=workers, on_tried=on_tried)
         problems += bad.values()
@@ -133,6 +137,10 @@ def _decoded(data: LongTailData, workers: int, on_tried: OnTried) -> Iterator[st
             problems[:PROBLEMS_SHOWN]
             + ([f"{hidden:,} more that are not readable"] if hidden > 0 else [])
         )
+
+
+def _read_anyway(name: str) -> DataError:
+    return DataError(f"--decode: has no effect on {name}, whose images are all read anyway")
 
 
 def _cifar(family: Family, choice: cifar.Choice, root: Path | None) -> Iterator[str]:

@@ -1,10 +1,12 @@
 """The forms in which people have CIFAR on disk, found and read into memory."""
 
 import hashlib
+import http.client
 import io
 import pickle
 import re
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,8 +53,8 @@ class Family:
         return len(self.class_names)
 
     @property
-    def members(self) -> list[str]:
-        return [name for name, _ in (*self.train_files, *self.test_files)]
+    def members(self) -> tuple[tuple[str, str], ...]:
+        return (*self.train_files, *self.test_files)
 
 
 @dataclass(frozen=True)
@@ -94,21 +96,42 @@ def find(family: Family, root: Path | None) -> list[Source]:
 
 
 def download(family: Family, root: Path) -> None:
-    """Fetch the official archive, unless it is there, and unpack it, checksum verified."""
-    if all((root / family.folder / name).is_file() for name in family.members):
+    """Fetch the official archive, unless it is there, and unpack it, checksums verified.
+
+    Of one that is cut short nothing is left that would be taken for the dataset.
+    """
+    folder = root / family.folder
+    if all(_md5(folder / name) == md5 for name, md5 in family.members):
         return
-    from torchvision.datasets.utils import download_and_extract_archive  # slow to import
+    # slow to import
+    from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
     try:
         root.mkdir(parents=True, exist_ok=True)
-        download_and_extract_archive(
-            family.url, root, filename=family.archive, md5=family.archive_md5
-        )
-    except (OSError, RuntimeError) as error:  # no network, no space; wrong checksum
+        is_there = check_integrity(root / family.archive, family.archive_md5)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=root) as part:
+            download_and_extract_archive(
+                family.url,
+                root if is_there else part,
+                part,
+                filename=family.archive,
+                md5=family.archive_md5,
+            )
+            folder.mkdir(exist_ok=True)
+            for file in Path(part, family.folder).iterdir():
+                file.replace(folder / file.name)
+    # no network, no space; wrong checksum; an answer that is none
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise DataError(
             f"{family.url}: not fetched: {error}; fetch {family.archive} yourself (md5 "
             f"{family.archive_md5}) and put it into {root}"
         ) from error
+
+
+def _md5(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def _wanted(family: Family) -> str:
@@ -134,7 +157,7 @@ def _relative(path: Path, root: Path) -> str:
 
 
 def _official_folder(family: Family, folder: Path, place: str) -> Source | None:
-    if not any((folder / name).is_file() for name in family.members):
+    if not any((folder / name).is_file() for name, _ in family.members):
         return None
 
     def member(name: str) -> bytes:
@@ -195,11 +218,10 @@ def _unpickle(content: bytes, name: str, md5: str, family: Family) -> dict[str, 
 def _parquet(family: Family, folder: Path, place: str) -> Source | None:
     if not any(folder.glob("train-*.parquet")) and not any(folder.glob("test-*.parquet")):
         return None
-    return Source(f"parquet shards in {place}", partial(_read_all_shards, family, folder))
-
-
-def _read_all_shards(family: Family, folder: Path) -> tuple[Split, Split]:
-    return _read_shards(family, folder, "train"), _read_shards(family, folder, "test")
+    return Source(
+        f"parquet shards in {place}",
+        lambda: (_read_shards(family, folder, "train"), _read_shards(family, folder, "test")),
+    )
 
 
 def _read_shards(family: Family, folder: Path, split: str) -> Split:
@@ -256,11 +278,10 @@ def _shards(folder: Path, split: str) -> list[Path]:
 def _class_folders(family: Family, folder: Path, place: str) -> Source | None:
     if not any((folder / "train" / name).is_dir() for name in family.class_names):
         return None
-    return Source(f"class folders in {place}", partial(_read_trees, family, folder))
-
-
-def _read_trees(family: Family, folder: Path) -> tuple[Split, Split]:
-    return _read_tree(family, folder / "train"), _read_tree(family, folder / "test")
+    return Source(
+        f"class folders in {place}",
+        lambda: (_read_tree(family, folder / "train"), _read_tree(family, folder / "test")),
+    )
 
 
 def _read_tree(family: Family, folder: Path) -> Split:

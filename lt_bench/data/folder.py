@@ -1,7 +1,6 @@
 """folder: anyone's own images, as they are or made long-tailed."""
 
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,7 @@ from lt_bench.data.benchmarks import IMAGENET_MEAN, IMAGENET_STD, shared_images
 from lt_bench.data.image_list import MAX_DIGITS, parse, read_text
 from lt_bench.data.images import FolderReader, Reader, is_image_name
 from lt_bench.data.listed import PACK, Decode, assemble, image_files, missing_files
-from lt_bench.data.lists import Item, by_label, first, ranked
+from lt_bench.data.lists import Item, by_label, counts_of, first, ranked
 from lt_bench.data.pack import pack_path, read_pack
 from lt_bench.data.profiles import SubsetSeed, largest_counts
 from lt_bench.data.types import ImageFiles, LongTailData
@@ -48,7 +47,7 @@ def folder(
     imbalance_factor: ImbalanceFactor | None = None,
     test_per_class: Count | None = None,
     val_per_class: Count | None = None,
-    subset_seed: SubsetSeed = 0,
+    subset_seed: SubsetSeed | None = None,
     image_size: Count = 224,
     decode: Decode = "exact",
 ) -> LongTailData:
@@ -61,7 +60,7 @@ def folder(
             default a fifth of the smallest class, at most 50.
         val_per_class: without a validation split, so many images of each class are held back from
             training to choose on; by default none.
-        subset_seed: which images are held back and kept.
+        subset_seed: which images are held back and kept; by default 0.
     """
     if (profile == "none") != (imbalance_factor is None):
         raise ConfigError(
@@ -70,10 +69,15 @@ def folder(
             else f"imbalance_factor: missing; profile {profile!r} needs it, for example 100"
         )
     base = _base(root, path)
-    held = read_folder(base, layout, image_size)
-    items, said = _with_held_back(held, test_per_class, val_per_class, subset_seed)
+    held = read_folder(base, layout, image_size, decode)
+    items, said = _with_held_back(held, test_per_class, val_per_class, subset_seed or 0)
+    if subset_seed is not None and profile == "none" and items.keys() == held.items.keys():
+        raise ConfigError(
+            f"subset_seed: {subset_seed} has no effect, since all images are kept where they are; "
+            "leave it out"
+        )
     if profile != "none" and imbalance_factor is not None:
-        available = _counts(items["train"], len(held.class_names))
+        available = counts_of(items["train"], len(held.class_names))
         counts = largest_counts(available, profile, imbalance_factor)
         items["train"] = first(items["train"], counts, place=str(base))
     items = {split: by_label(listed) for split, listed in items.items()}
@@ -99,29 +103,31 @@ def all_images(
     **_choices: Any,
 ) -> tuple[Held, dict[str, ImageFiles]]:
     """What a folder holds, before anything is held back or left out, whatever is chosen of it."""
-    held = read_folder(_base(root, path), layout, image_size)
+    held = read_folder(_base(root, path), layout, image_size, "exact")
     readers = {split: held.reader(listed) for split, listed in held.items.items()}
     return held, image_files(held.items, readers, image_size)
 
 
-def read_folder(base: Path, layout: str, image_size: int) -> Held:
+def read_folder(base: Path, layout: str, image_size: int, decode: Decode) -> Held:
     """The images below a folder, or in its pack, without opening any.
 
     Args:
-        image_size: which a pack must serve.
+        image_size: which a pack must serve, as `decode` must serve it.
 
     Raises:
         DataError: there is no such layout, a class without training images, or an unknown class.
     """
     lists_there = [split for split in SPLITS if (base / f"{split}.txt").is_file()]
     if layout == PACK:
-        pack = read_pack(pack_path(base, "folder"), image_size)
+        pack = read_pack(pack_path(base, "folder"), image_size, decode)
         held = Held(pack.class_names, pack.items, pack.source, pack.reader)
     elif layout == "lists" or (layout == "auto" and not (base / "train").is_dir() and lists_there):
         held = _read_lists(base)
     else:
         held = _read_class_folders(base)
-    counts = _counts(held.items["train"], len(held.class_names))
+    if not held.items["train"]:
+        raise DataError(f"{base}: train holds no image; add some")
+    counts = counts_of(held.items["train"], len(held.class_names))
     if 0 in counts:
         raise DataError(
             f"{base}: class {held.class_names[counts.index(0)]!r} has no training images; add some "
@@ -165,9 +171,14 @@ def _read_class_folders(base: Path) -> Held:
     label_of = {name: label for label, name in enumerate(sorted(set(map(_composed, names))))}
     items: dict[str, list[Item]] = {}
     path_of: dict[str, str] = {}
-    others = []
+    others, beside = [], []
     for split, folder_of_split in inner.items():
         items[split] = []
+        beside += [
+            file.relative_to(base).as_posix()
+            for file in sorted(folder_of_split.iterdir())
+            if is_image_name(file) and file.is_file() and not file.name.startswith(".")
+        ]
         for class_folder in _class_folders(folder_of_split):
             if (label := label_of.get(_composed(class_folder))) is None:
                 raise DataError(
@@ -193,6 +204,10 @@ def _read_class_folders(base: Path) -> Held:
     source = f"folders in {base.name}/: {', '.join(f'{split}/' for split in inner)}"
     if unused := [f"{split}.txt" for split in SPLITS if (base / f"{split}.txt").is_file()]:
         source += f"; {', '.join(unused)} not used (data.layout=lists would)"
+    if base not in inner.values() and (idle := [n for n in _class_folders(base) if n not in inner]):
+        source += f"; {', '.join(f'{name}/' for name in idle)} not used"
+    if beside:
+        source += f"; {len(beside):,} images in no class folder left out, such as {beside[0]}"
     if others:
         source += f"; {len(others):,} that are no images left out, such as {others[0]}"
     return Held(list(label_of), items, source, partial(_reader, base, path_of))
@@ -222,6 +237,10 @@ def _read_lists(base: Path) -> Held:
         # more digits are a slip, and would ask for a name for each class up to there
         labels = [label for label in labels if label.isdecimal() and len(label) <= MAX_DIGITS]
         highest = max(map(int, labels), default=-1)
+        if (lowest := min(map(int, labels), default=0)) > 0:
+            raise DataError(
+                f"{base / 'train.txt'}: the lowest label is {lowest}; labels count from 0"
+            )
         class_names = [str(label) for label in range(highest + 1)]
     items = {
         split: parse(
@@ -266,7 +285,7 @@ def _with_held_back(
                 "leave it out"
             )
         if split == "test" and per_class is None:
-            smallest = min(_counts(items["train"], num_classes))
+            smallest = min(counts_of(items["train"], num_classes))
             per_class = max(1, min(smallest // TEST_SHARE, MOST_TEST_PER_CLASS))
         if split not in held.items and per_class is not None:
             _hold_back(items, split, per_class, held.class_names)
@@ -279,20 +298,15 @@ def _hold_back(
 ) -> None:
     """Make a balanced split of the first training images of each class."""
     pool = items["train"]
-    for name, count in zip(class_names, _counts(pool, len(class_names)), strict=True):
-        if count <= per_class:
+    for name, there in zip(class_names, counts_of(pool, len(class_names)), strict=True):
+        if there <= per_class:
             raise DataError(
-                f"{split}_per_class: class {name!r} has {count} images, {per_class} would be held "
+                f"{split}_per_class: class {name!r} has {there} images, {per_class} would be held "
                 f"back and none left to train on; lower it, add images, or add a {split}/ folder"
             )
     items[split] = by_label(first(pool, [per_class] * len(class_names), place=split))
     held_back = set(items[split])
     items["train"] = [item for item in pool if item not in held_back]
-
-
-def _counts(items: Sequence[Item], num_classes: int) -> list[int]:
-    counts = Counter(label for _, label in items)
-    return [counts[label] for label in range(num_classes)]
 
 
 def _composed(name: str) -> str:

@@ -66,6 +66,8 @@ class EncodedImage:
         except UnidentifiedImageError:
             raise ValueError("of no known format" if content else "empty") from None
         refuse_huge(self.image)
+        if is_turned and self.image.format == "TIFF":
+            self.image.load()  # which turns this format, and no other, and then says so
         # not by exif_transpose, which writes all notes anew and fails at odd ones
         turn = TURNS.get(self.image.getexif().get(EXIF_ORIENTATION, 1)) if is_turned else None
         if turn is not None:

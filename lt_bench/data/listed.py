@@ -1,7 +1,6 @@
 """imagenet_lt, places_lt and inat2018: published lists over images on disk, verified."""
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from lt_bench.data.benchmarks import (
 )
 from lt_bench.data.images import FolderReader, Reader
 from lt_bench.data.layouts import Found
-from lt_bench.data.lists import Item, by_label, first, identity, ranked, read_list
+from lt_bench.data.lists import Item, by_label, counts_of, first, identity, ranked, read_list
 from lt_bench.data.pack import pack_path, read_pack
 from lt_bench.data.profiles import SubsetSeed, largest_counts
 from lt_bench.data.types import ImageFiles, LongTailData
@@ -131,7 +130,7 @@ def load(
     items, problems = _lists(benchmark, facts, without_train=sample is not None)
     try:
         if layout == PACK:
-            readers, source = _packed(benchmark, root, items, image_size)
+            readers, source = _packed(benchmark, root, items, image_size, decode)
         else:
             found, source = _find(benchmark, root, layout)
             if sample and not problems:
@@ -165,13 +164,12 @@ def assemble(
 ) -> LongTailData:
     """The data whose splits hold these items, opened by these readers."""
     splits = image_files(items, readers, image_size, decode)
-    counts = Counter(label for _, label in items["train"])
     return LongTailData(
         train=splits["train"],
         val=splits.get("val"),
         test=splits["test"],
         class_names=class_names,
-        class_counts=[counts[label] for label in range(len(class_names))],
+        class_counts=counts_of(items["train"], len(class_names)),
         identity={split: identity(listed) for split, listed in items.items()},
         **rest,
     )
@@ -197,12 +195,16 @@ def image_files(
 
 
 def _packed(
-    benchmark: Benchmark, root: Path | None, items: Mapping[str, Sequence[Item]], image_size: int
+    benchmark: Benchmark,
+    root: Path | None,
+    items: Mapping[str, Sequence[Item]],
+    image_size: int,
+    decode: Decode,
 ) -> tuple[Mapping[str, Reader], str]:
     """A reader for each split out of the pack, and what the pack says of itself."""
     if root is None:
         raise DataError("data root: none given; give --data-root DIR, which holds the pack")
-    pack = read_pack(pack_path(root, benchmark.name), image_size)
+    pack = read_pack(pack_path(root, benchmark.name), image_size, decode)
     return {split: pack.reader(listed) for split, listed in items.items()}, pack.source
 
 
@@ -247,8 +249,7 @@ def _generate(
             raise DataError(f"train: no folder {folder}; unpack the official archive there")
         paths = {f"train/{name}/{entry.name}" for entry in folder.iterdir()}
         pool += [(path, label) for path in paths - taken if benchmark.normalise(path)]
-    counts = Counter(label for _, label in pool)
-    available = [counts[label] for label in range(len(class_names))]
+    available = counts_of(pool, len(class_names))
     kept = largest_counts(available, sample.profile, sample.imbalance_factor)
     order = ranked(pool, num_classes=len(class_names), subset_seed=sample.subset_seed)
     return by_label(first(order, kept, place=f"{benchmark.name} train"))

@@ -70,6 +70,12 @@ def by_label(items: Iterable[Item]) -> list[Item]:
     return sorted(items, key=lambda item: (item[1], item[0]))
 
 
+def counts_of(items: Iterable[Item], num_classes: int) -> list[int]:
+    """Images of each class."""
+    counts = Counter(label for _, label in items)
+    return [counts[label] for label in range(num_classes)]
+
+
 def first(items: Sequence[Item], counts: Sequence[int], *, place: str) -> list[Item]:
     """The first `counts[label]` images of each class of a ranking."""
     taken: Counter[int] = Counter()
@@ -97,8 +103,8 @@ def divide(
     """
     if val_per_class is None:
         return {"train": first(items, counts, place=place)}
-    held = Counter(label for _, label in items)
-    left = [min(count, held[label] - val_per_class) for label, count in enumerate(counts)]
+    held = counts_of(items, len(counts))
+    left = [min(n, there - val_per_class) for n, there in zip(counts, held, strict=True)]
     if min(left) < 1:
         label = left.index(min(left))
         raise ConfigError(

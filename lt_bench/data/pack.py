@@ -30,7 +30,7 @@ from lt_bench.data.images import (
 )
 from lt_bench.data.lists import Item, identity
 from lt_bench.data.types import ImageFiles, Report
-from lt_bench.errors import DataError
+from lt_bench.errors import ConfigError, DataError
 from lt_bench.files import owned, writing
 
 Format = Literal["jpeg", "uint8"]
@@ -104,10 +104,11 @@ def pack_path(base: Path, name: str) -> Path:
     return base / f"{name}.pack"
 
 
-def read_pack(path: Path, image_size: int) -> Pack:
+def read_pack(path: Path, image_size: int, decode: str = "exact") -> Pack:
     """Open a pack and verify that it is whole, and large enough for images of this size.
 
     Raises:
+        ConfigError: its pixels are not to be decoded as asked for.
         DataError: there is none, or it is incomplete or damaged, or its images would have to grow.
     """
     if not path.is_file():
@@ -132,6 +133,8 @@ def read_pack(path: Path, image_size: int) -> Pack:
             f"{path}: packed at a short side of {least}, {needed} needed for "
             f"image_size {image_size}; remove it and run data pack again"
         )
+    if said["format"] == "uint8" and decode != "exact":
+        raise ConfigError(f"decode: {decode!r} has no effect on the pixels in {path}; leave it out")
     return whole
 
 

@@ -93,7 +93,7 @@ class RandomResizedCrop(Transform):
     def __init__(
         self,
         *,
-        scale: tuple[Positive, ...] = (0.08, 1.0),
+        scale: tuple[Annotated[float, Range(above=0, high=1)], ...] = (0.08, 1.0),
         ratio: tuple[Positive, ...] = (3 / 4, 4 / 3),
     ) -> None:
         for name, limits in (("scale", scale), ("ratio", ratio)):
