@@ -575,7 +575,9 @@ class MaxPooled(Loss):
 class Combined(Loss):
     """A loss made of others: what any of them asks for, it asks for."""
 
-    def _follow(self, parts: Sequence[Loss]) -> None:
+    def _follow(self, parts: Sequence[Loss], *, prior_of: Sequence[Loss]) -> None:
+        """`prior_of`: those that the trained network answers to."""
+        self.takes_off_prior = any(part.takes_off_prior for part in prior_of)
         self.per_rank = any(part.per_rank for part in parts)
         self.needs_head = next(filter(None, (part.needs_head for part in parts)), None)
         biases = (part.initial_bias() for part in parts)
@@ -608,7 +610,8 @@ class Sum(Combined):
             build("loss", part, LOSSES, class_counts, place=f"parts[{i}]")
             for i, part in enumerate(parts)
         )
-        self._follow([cast(Loss, part) for part in self.parts])
+        losses = [cast(Loss, part) for part in self.parts]
+        self._follow(losses, prior_of=losses)
 
     def forward(self, logits_BC: Tensor, target_B: Tensor, progress: Progress = START) -> Tensor:
         scaled = [
@@ -654,7 +657,7 @@ class Ramp(Combined):
             )
         self.first: Loss = build("loss", first, LOSSES, class_counts, place="first")
         self.second: Loss = build("loss", second, LOSSES, class_counts, place="second")
-        self._follow([self.first, self.second])
+        self._follow([self.first, self.second], prior_of=[self.second])
         self.shape = shape
         self.begin = begin
         self.end = end

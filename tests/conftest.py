@@ -1,6 +1,7 @@
 """Fixtures that more than one file uses."""
 
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,12 @@ def a_gpu_where_a_test_asks_for_one(request, monkeypatch):
     if not request.node.get_closest_marker("gpu"):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # of processes that they start
+
+
+@pytest.fixture(scope="session")
+def committed():
+    """The records and tables of this checkout, whose reading takes seconds."""
+    return report.read_results(Path(__file__).parents[1] / "results")
 
 
 @pytest.fixture

@@ -91,6 +91,31 @@ def test_verify_repeats_a_run_and_finds_a_number_that_was_edited(tmp_path, capsy
     assert "no agreement within 10 points" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_verify_repeats_in_the_recorded_precision_within_a_tolerance(precision, tmp_path, capsys):
+    results = ["--results", str(tmp_path)]
+    assert cli.main(["train", *RUN, "--precision", precision, *results]) == 0
+    (path,) = (tmp_path / "runs").glob("*/record.json")
+    one = read(path)
+    assert one.environment["precision"] == precision
+    pairs = zip(one.test.correct, one.test.total, strict=True)
+    half = [(right + total) // 2 for right, total in pairs]
+    better = make_record(
+        load(RUN[0], RUN[1], RUN[2:]),
+        total=one.test.total,
+        correct=half,
+        class_counts=one.data.class_counts,
+    )
+    other = replace(one, test=better.test)
+    write(other, tmp_path)
+    points = agreement(one, other).points
+    capsys.readouterr()
+    for tolerance, status in ((points - 0.5, cli.FAILED_RUN), (points + 0.5, 0)):
+        command = ["verify", one.run_id, "--tolerance", str(tolerance), *results]
+        assert cli.main(command) == status
+        assert "precision: " not in capsys.readouterr().out
+
+
 def test_a_changed_configuration_is_refused(tmp_path, capsys):
     one = make_record(load("digits_lt", "ce"))
     digest = "ab" * 32

@@ -601,6 +601,7 @@ def test_cifar100_repeats_are_known_and_pass(cifar100, monkeypatch):
     )
 
 
+@pytest.mark.slow  # the small CIFAR says the same
 @needs_cifar100
 def test_png_folders_of_the_needed_images_alone_give_the_same_split(cifar100, tmp_path):
     expected = long_tailed(CIFAR100, Choice(imbalance_factor=200), *cifar100)

@@ -16,12 +16,15 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from lt_bench import cli, runtime
+from lt_bench import train as training
 from lt_bench.assembly import prepare
 from lt_bench.config import ROOT, OptimConfig
 from lt_bench.data.file_loading import FileLoader
 from lt_bench.data.images import FolderReader
 from lt_bench.data.loading import ResidentLoader
 from lt_bench.data.types import ImageFiles, Split
+from lt_bench.errors import ConfigError
+from lt_bench.experiment import run
 from lt_bench.files import owned
 from lt_bench.methods import METHODS
 from lt_bench.progress import Progress
@@ -269,7 +272,8 @@ def test_half_of_what_torchrun_sets_is_refused(monkeypatch, capsys):
     )
 
 
-def test_a_rank_without_two_images_of_every_batch_is_refused(tmp_path):
-    run = ["train", "digits_lt", "ce", "optim.batch_size=36", "--results", str(tmp_path)]
-    said = torchrun(*run, "--device", "cpu").stderr
-    assert "optim.batch_size: 36 leaves 2 images in the last batch, for 2 ranks; choose" in said
+def test_a_rank_without_two_images_of_every_batch_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "world_size", lambda: 2)
+    config = prepare("digits_lt", "ce", ["optim.batch_size=36"])
+    with pytest.raises(ConfigError, match="36 leaves 2 images in the last batch, for 2 ranks; "):
+        run(config, Runtime(torch.device("cpu"), "fp32", results=tmp_path))

@@ -1,13 +1,9 @@
 """Intervals of paired differences against scipy and against drawing the images one by one."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy import stats
 
-from lt_bench.record import read_all
-from lt_bench.reports import report
 from lt_bench.reports.intervals import (
     Difference,
     Interval,
@@ -15,8 +11,7 @@ from lt_bench.reports.intervals import (
     resampled_class_gains,
     t_interval,
 )
-
-ROOT = Path(__file__).parents[1]
+from lt_bench.reports.tables import frame
 
 
 def test_a_t_interval_is_scipys():
@@ -72,18 +67,19 @@ def test_the_last_bits_of_a_product_do_not_move_an_end():
     assert percentile_interval(gains[1000:], np.ones(1)) is None  # nothing varied
 
 
-def committed(table, method):
-    """The records of a method in a committed table of one section, by seed."""
-    records = {record.run_id: record for record in read_all(ROOT / "results")}
-    runs = [run for run in report.cells(table) if run.overlay == method]
-    return [records[run.run_id] for run in runs if run.run_id in records]
+@pytest.fixture(scope="module")
+def quick(committed):
+    """The committed quick table, and the records of each of its methods, by seed."""
+    (table,) = (table for table in committed.tables if table.name == "quick")
+    (rows,) = table.rows.values()
+    return frame(table).set_index("method"), {row.config.overlay: row.records for row in rows}
 
 
-def test_a_committed_interval_over_seeds_is_scipys():
-    table = report.table_frame("quick", ROOT / "results").set_index("method")
+def test_a_committed_interval_over_seeds_is_scipys(quick):
+    table, records = quick
     for method in ("cb", "recall", "sdn_recall"):
         ours, theirs = (
-            [sum(record.test.correct) / sum(record.test.total) for record in committed("quick", m)]
+            [sum(record.test.correct) / sum(record.test.total) for record in records[m]]
             for m in (method, "ce")
         )
         wanted = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
@@ -91,11 +87,11 @@ def test_a_committed_interval_over_seeds_is_scipys():
         assert list(found) == pytest.approx([wanted.low, wanted.high], abs=1e-5)
 
 
-def test_a_committed_interval_over_images_is_the_normal_one():
+def test_a_committed_interval_over_images_is_the_normal_one(quick):
     """Its variance is that of a mean of class means, each over the images of one class."""
-    table = report.table_frame("quick", ROOT / "results").set_index("method")
+    table, records = quick
     for method in ("cb", "recall", "sdn_recall"):
-        pairs = zip(committed("quick", method), committed("quick", "ce"), strict=True)
+        pairs = zip(records[method], records["ce"], strict=True)
         labels = np.repeat(np.arange(10), 50)
         rights = [[r.test.predictions() == labels for r in pair] for pair in pairs]
         gains = np.mean([np.subtract(*right, dtype=float) for right in rights], axis=0)

@@ -228,6 +228,26 @@ def test_the_prior_is_not_taken_off_twice(parent):
         prepare("digits_lt", "logit_adjusted_post_hoc", [f"parent={parent}"])
 
 
+@pytest.mark.parametrize(
+    ("loss", "is_refused"),
+    [
+        ('{name = "sum", parts = ["ce", "balanced_softmax"]}', True),
+        ('{name = "sum", parts = ["ce", "focal"]}', False),
+        ('{name = "ramp", first = "ce", second = "vs"}', True),
+        ('{name = "ramp", first = "vs", second = "ce"}', False),
+    ],
+)
+def test_a_combined_loss_says_whether_it_took_the_prior_off(loss, is_refused, tmp_path):
+    own = tmp_path / "mine.toml"
+    own.write_text(f"[objective]\nloss = {loss}")
+    arguments = ("digits_lt", "logit_adjusted_post_hoc", [f"parent={own}"])
+    if is_refused:
+        with pytest.raises(ConfigError, match="took the prior off already"):
+            prepare(*arguments)
+    else:
+        assert prepare(*arguments).parent is not None
+
+
 def test_a_missing_parent_is_told_apart_from_one_without_weights(tmp_path):
     config = prepare("digits_lt", "crt", ["seed=4"])
     with pytest.raises(ConfigError) as caught:

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -24,7 +23,6 @@ from lt_bench.reports.page import (
 )
 from tests.synthetic import TABLE, fill_with, make_record
 
-ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 QUIET = ["quic", "background-networking", "component-update", "sync", "gpu", "default-apps"]
 EVIL = 'a"<img src=x onerror=alert(1)>'
@@ -166,9 +164,8 @@ def test_without_records_there_is_no_page_to_miss(checkout, results):
     assert check_page(report.read_results(results)) == []
 
 
-def test_the_committed_page_follows_from_committed_records():
-    found = report.read_results(ROOT / "results")
-    assert check_page(found) + check_figures(found) == []
+def test_the_committed_page_follows_from_committed_records(committed):
+    assert check_page(committed) + check_figures(committed) == []
 
 
 SCRIPT = r"""

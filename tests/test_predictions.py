@@ -70,6 +70,27 @@ def test_photos_of_the_test_split_are_seen_as_in_the_test(photos, workers):
         assert (name, value) == (same, pytest.approx(near, abs=1e-5))
 
 
+def test_a_photo_is_turned_as_its_camera_says(photos, tmp_path):
+    root, results, record = photos
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(root / "test/cat/2.jpg") as photo:
+        photo.save(tmp_path / "upright.png")
+        photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    turned, upright = predict(record.run_id, tmp_path, where(results))
+    assert dict(turned.best) == pytest.approx(dict(upright.best), abs=1e-6)
+
+
+def test_colours_are_averaged_for_a_network_of_one_channel(digits, tmp_path):
+    folder, results, config = digits
+    scan = np.array(Image.open(folder / "000.png"))
+    gray = scan // 3
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+    Image.fromarray(np.stack([3 * gray, 0 * gray, 0 * gray], axis=2)).save(tmp_path / "red.png")
+    one, other = predict(config.run_id, tmp_path, where(results))
+    assert dict(one.best) == pytest.approx(dict(other.best), abs=1e-6)
+
+
 def test_small_gray_images_get_the_probabilities_of_their_own_loss(digits):
     folder, results, config = digits
     record = read(results / "runs" / config.run_id / "record.json")

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -15,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lt_bench import cli, metrics, provenance, record
 from lt_bench import config as config_module
-from lt_bench import metrics, provenance, record
 from lt_bench.config import load
 from lt_bench.errors import ConfigError, DataError
 from lt_bench.record import Record, decode_labels, encode_labels, read, read_all, write
@@ -911,13 +912,32 @@ def test_check_finds_what_no_longer_follows_from_the_records(checkout, results):
     assert differs_too.startswith(f"{tex}: differs from its records")
 
 
-def test_committed_tables_follow_from_committed_records():
-    assert report.check(report.read_results(ROOT / "results")) == []
+def test_committed_tables_follow_from_committed_records(committed):
+    assert report.check(committed) == []
 
 
 def test_committed_tables_can_be_made():
     for name in config_module.names("configs/tables"):
         assert report.cells(name)
+
+
+def test_report_as_a_command(checkout, results, capsys):
+    fill_with(results)
+    command = ["report", "--results", str(results)]
+    assert cli.main(command) == 0
+    written = capsys.readouterr().out.splitlines()
+    assert {str(results / name) for name in ("tables/table.md", "index.html")} <= set(written)
+    assert all(map(os.path.exists, written))
+    assert cli.main([*command, "--check"]) == 0
+    said = "every table, figure and the page follow from their records\n"
+    assert capsys.readouterr().out == said
+    path = results / "tables" / "table.md"
+    path.write_text(path.read_text().replace("90.0", "90.1", 1))
+    assert cli.main([*command, "--check"]) == cli.FAILED_RUN
+    assert capsys.readouterr().out.startswith(f"{path}: differs from its records; run ")
+    assert cli.main([*command, "--published"]) == cli.USER_MISTAKE
+    said = f"{results}/published.csv: no row compares with a table\n"
+    assert capsys.readouterr().err == said
 
 
 def test_reports_and_figures_need_no_torch():
