@@ -1,14 +1,17 @@
 """README: its tables are the committed ones, its example runs, its tree exists."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
 from lt_bench import losses
+from lt_bench.arguments import VERBS, Parser
 from lt_bench.assembly import prepare
 from lt_bench.config import names
+from lt_bench.reports.report import cells
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -83,10 +86,21 @@ def test_every_method_is_named():
     assert sorted(re.findall(r"`(\w+)`", listed)) == names("configs/methods")
 
 
-@pytest.mark.parametrize("command", re.findall(r"python run\.py train (\S+) (\S+)", README))
-def test_the_commands_name_what_exists(command):
-    recipe, method = command
-    if recipe.isupper():
-        return
-    assert method in names("configs/methods")
-    assert recipe.split(":")[0] in names("configs")
+COMMANDS = re.findall(r"python run\.py (\w+ [^`\n]*)", README)
+PLACEHOLDERS = re.compile(r"RECIPE|NAME|RUN_ID|\[|tempered")  # and the example's loss
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not PLACEHOLDERS.search(c)])
+def test_the_commands_can_be_asked_for(command):
+    verb, *words = shlex.split(command.partition("   ")[0])
+    parser = Parser(prog=f"run.py {verb}")
+    parser.take(verb)
+    asked = parser.parse_intermixed_args(words)
+    if verb == "table":
+        assert cells(asked.name)
+    if verb in ("train", "data"):
+        assert prepare(asked.recipe, getattr(asked, "method", "ce"), asked.overrides)
+
+
+def test_every_verb_is_shown():
+    assert {command.split()[0] for command in COMMANDS} == set(VERBS)
