@@ -19,6 +19,7 @@ from lt_bench.errors import ConfigError, DataError
 from lt_bench.schema import Count, ImbalanceFactor
 
 SPLITS = ("train", "val", "test")
+FOLDERS_SHOWN = 3
 
 # a test split that is carved out takes this share of the smallest class, within these limits
 TEST_SHARE, MOST_TEST_PER_CLASS = 5, 50
@@ -205,7 +206,8 @@ def _read_class_folders(base: Path) -> Held:
     if unused := [f"{split}.txt" for split in SPLITS if (base / f"{split}.txt").is_file()]:
         source += f"; {', '.join(unused)} not used (data.layout=lists would)"
     if base not in inner.values() and (idle := [n for n in _class_folders(base) if n not in inner]):
-        source += f"; {', '.join(f'{name}/' for name in idle)} not used"
+        shown = ", ".join(f"{name}/" for name in idle[:FOLDERS_SHOWN])
+        source += f"; {shown}{', ...' if len(idle) > FOLDERS_SHOWN else ''} not used"
     if beside:
         source += f"; {len(beside):,} images in no class folder left out, such as {beside[0]}"
     if others:
@@ -235,13 +237,12 @@ def _read_lists(base: Path) -> Held:
     else:
         labels = [line.strip().rpartition(" ")[2] for line in texts["train"].splitlines()]
         # more digits are a slip, and would ask for a name for each class up to there
-        labels = [label for label in labels if label.isdecimal() and len(label) <= MAX_DIGITS]
-        highest = max(map(int, labels), default=-1)
-        if (lowest := min(map(int, labels), default=0)) > 0:
+        numbers = [int(n) for n in labels if n.isdecimal() and len(n) <= MAX_DIGITS]
+        if (lowest := min(numbers, default=0)) > 0:
             raise DataError(
                 f"{base / 'train.txt'}: the lowest label is {lowest}; labels count from 0"
             )
-        class_names = [str(label) for label in range(highest + 1)]
+        class_names = [str(label) for label in range(max(numbers, default=-1) + 1)]
     items = {
         split: parse(
             text,
