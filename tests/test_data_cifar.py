@@ -32,7 +32,7 @@ SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 needs_cifar100 = pytest.mark.skipif(
     not (SHARED / "cifar100").is_dir(), reason="no shared/data/cifar100"
 )
-FORMS = ("folder", "archive", "parquet", "tree")
+FORMS = ("folder", "archive", "binary", "parquet", "tree")
 
 
 # A small CIFAR-10 in the forms of the real one
@@ -50,16 +50,22 @@ def small(monkeypatch, tmp_path):
         "train": Split(torch.from_numpy(pixels[~is_test]), torch.from_numpy(labels[~is_test])),
         "test": Split(torch.from_numpy(pixels[is_test]), torch.from_numpy(labels[is_test])),
     }
-    files = {"data_batch_1": slice(0, 20), "data_batch_2": slice(20, 48)}
-    contents = {
-        **{name: as_batch(splits["train"], part) for name, part in files.items()},
-        "test_batch": as_batch(splits["test"], slice(None)),
-    }
-    md5 = {name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
+    contents = {}
+    archives = []
+    for archive, end, write in zip(
+        CIFAR10.archives, ("", ".bin"), (as_batch, as_rows), strict=True
+    ):
+        members = {
+            f"data_batch_1{end}": write(splits["train"], slice(0, 20)),
+            f"data_batch_2{end}": write(splits["train"], slice(20, 48)),
+            f"test_batch{end}": write(splits["test"], slice(None)),
+        }
+        contents |= members
+        *train, test = ((name, hashlib.md5(held).hexdigest()) for name, held in members.items())
+        archives.append(dataclasses.replace(archive, train_files=tuple(train), test_files=(test,)))
     family = dataclasses.replace(
         CIFAR10,
-        train_files=tuple((name, md5[name]) for name in files),
-        test_files=(("test_batch", md5["test_batch"]),),
+        archives=tuple(archives),
         class_names=("airplane", "automobile", "bird", "cat"),
         train_per_class=12,
         test_per_class=3,
@@ -76,19 +82,24 @@ class Small:
     splits: dict[str, Split]
     contents: dict[str, bytes]
 
+    @property
+    def archive(self) -> cifar_sources.Archive:
+        return self.family.archives[0]
+
     def write(self, root: Path, form: str) -> Path:
         root.mkdir(exist_ok=True)
-        if form == "folder":
-            folder = root / self.family.folder
+        if form in ("folder", "binary"):
+            archive = self.family.archives[form == "binary"]
+            folder = root / archive.folder
             folder.mkdir()
-            for name, content in self.contents.items():
-                (folder / name).write_bytes(content)
+            for name, _ in archive.members:
+                (folder / name).write_bytes(self.contents[name])
         elif form == "archive":
-            with tarfile.open(root / self.family.archive, "w:gz") as archive:
-                for name, content in self.contents.items():
-                    member = tarfile.TarInfo(f"{self.family.folder}/{name}")
-                    member.size = len(content)
-                    archive.addfile(member, io.BytesIO(content))
+            with tarfile.open(root / self.archive.name, "w:gz") as file:
+                for name in self.contents.keys() & dict(self.archive.members).keys():
+                    member = tarfile.TarInfo(f"{self.archive.folder}/{name}")
+                    member.size = len(self.contents[name])
+                    file.addfile(member, io.BytesIO(self.contents[name]))
         elif form == "parquet":
             # another order than the archive's, in two shards
             order = np.random.default_rng(2).permutation(48)
@@ -128,6 +139,12 @@ def as_batch(split: Split, part: slice) -> bytes:
         + (string("data") + array(pixels))
         + b"u."
     )
+
+
+def as_rows(split: Split, part: slice) -> bytes:
+    """A member of the binary archive: for each image a byte of its label, then its pixels."""
+    labels = split.labels[part].to(torch.uint8)[:, None]
+    return torch.cat([labels, split.images[part].flatten(1)], dim=1).numpy().tobytes()
 
 
 def string(text: str) -> bytes:
@@ -172,7 +189,11 @@ def test_every_form_gives_the_same_split_in_the_same_order(small, tmp_path, form
 @pytest.mark.parametrize("form", FORMS)
 def test_the_data_root_may_be_the_folder_itself(small, tmp_path, form):
     root = small.write(tmp_path / "data", form)
-    inside = {"folder": root / small.family.folder, "parquet": root / "cifar10"}.get(form, root)
+    inside = {
+        "folder": root / "cifar-10-batches-py",
+        "binary": root / "cifar-10-batches-bin",
+        "parquet": root / "cifar10",
+    }.get(form, root)
     assert cifar10(inside).identity == cifar10(root).identity
 
 
@@ -182,6 +203,7 @@ def test_the_first_of_several_forms_is_used_and_the_others_are_named(small, tmp_
     assert cifar10(tmp_path / "data").source == (
         "official archive, unpacked in cifar-10-batches-py/"
         "; also there, not used: official archive cifar-10-python.tar.gz in the data root"
+        "; also there, not used: official binary archive, unpacked in cifar-10-batches-bin/"
         "; also there, not used: parquet shards in cifar10/"
         "; also there, not used: class folders in the data root"
     )
@@ -224,8 +246,9 @@ def test_no_global_seed_changes_the_subset(small, tmp_path):
     assert identities[0] == identities[1]
 
 
-def test_ldam_subset_follows_places_in_the_official_archive(small, tmp_path):
-    data = cifar10(small.write(tmp_path / "data", "archive"), subset="ldam")
+@pytest.mark.parametrize("form", ["archive", "binary"])
+def test_ldam_subset_follows_places_in_the_official_archive(small, tmp_path, form):
+    data = cifar10(small.write(tmp_path / "data", form), subset="ldam")
     train = small.splits["train"]
     expected = []
     for label, positions in enumerate(ldam_positions([12, 7, 4, 3], 0, available=12)):
@@ -301,23 +324,30 @@ def test_shards_of_other_types_are_refused(small, tmp_path, column, cells):
 
 def test_a_damaged_official_file_is_never_unpickled(small, tmp_path, monkeypatch):
     root = small.write(tmp_path / "data", "folder")
-    path = root / small.family.folder / "data_batch_1"
+    path = root / small.archive.folder / "data_batch_1"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     monkeypatch.setattr(cifar_sources, "pickle", None)
     with pytest.raises(DataError, match=r"data_batch_1: md5 \w+, \w+ published; damaged"):
         cifar10(root)
 
 
+def test_the_class_of_cifar100s_binary_archive_is_the_second_byte():
+    rows = torch.arange(2 * 3074).view(2, 3074).to(torch.uint8)
+    pixels, labels = CIFAR100.archives[1].parse(rows.numpy().tobytes())
+    assert labels == rows[:, 1].tolist()
+    assert torch.equal(torch.tensor(pixels), rows[:, 2:])
+
+
 @pytest.mark.parametrize("name", ["data_batch_1", "test_batch"])
 def test_a_missing_official_file_is_named(small, tmp_path, name):
     root = small.write(tmp_path / "data", "folder")
-    (root / small.family.folder / name).unlink()
+    (root / small.archive.folder / name).unlink()
     with pytest.raises(DataError, match=rf"{name}: missing; unpack cifar-10-python.tar.gz again"):
         cifar10(root)
 
 
 def test_a_truncated_archive_is_refused(small, tmp_path):
-    path = small.write(tmp_path / "data", "archive") / small.family.archive
+    path = small.write(tmp_path / "data", "archive") / small.archive.name
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(DataError, match=r"tar.gz: not readable: .*; fetch it again \(md5"):
         cifar10(path.parent)
@@ -463,7 +493,7 @@ def test_check_says_what_to_fetch_when_nothing_is_there(tmp_path):
     report = check("cifar10_lt", {}, tmp_path)
     assert not report.ok
     assert "cifar-10-python.tar.gz" in report.lines[0]
-    assert CIFAR10.archive_md5 in report.lines[0]
+    assert CIFAR10.archives[0].md5 in report.lines[0]
     assert "no CIFAR-10 in" in report.lines[-1]
 
 
@@ -491,7 +521,8 @@ def test_download_fetches_the_official_archive_once(small, tmp_path, monkeypatch
     root = tmp_path / "new"
     for _ in range(2):
         download_cifar("cifar10_lt", root)
-    assert calls == [(CIFAR10.url, CIFAR10.archive, CIFAR10.archive_md5)]
+    official = CIFAR10.archives[0]
+    assert calls == [(official.url, official.name, official.md5)]
     assert cifar10(root).source == "official archive, unpacked in cifar-10-batches-py/"
 
 
@@ -516,11 +547,12 @@ def test_a_download_leaves_all_or_nothing(small, tmp_path, monkeypatch):
     _Served.content = archive.read_bytes()
     server = HTTPServer(("127.0.0.1", 0), _Served)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    family = dataclasses.replace(
-        small.family,
+    official = dataclasses.replace(
+        small.archive,
         url=f"http://127.0.0.1:{server.server_port}/{archive.name}",
-        archive_md5=hashlib.md5(_Served.content).hexdigest(),
+        md5=hashlib.md5(_Served.content).hexdigest(),
     )
+    family = dataclasses.replace(small.family, archives=(official,))
     monkeypatch.setitem(cifar.FAMILIES, "cifar10_lt", family)
     root = small.write(tmp_path / "root", "parquet")
     there = sorted(root.iterdir())
@@ -532,12 +564,12 @@ def test_a_download_leaves_all_or_nothing(small, tmp_path, monkeypatch):
     assert cifar10(root).source == "parquet shards in cifar10/"
 
     small.write(root, "folder")
-    (root / family.folder / "test_batch").write_bytes(b"cut short")
+    (root / official.folder / "test_batch").write_bytes(b"cut short")
     _Served.sent = len(_Served.content)
     download_cifar("cifar10_lt", root)
     server.shutdown()
     server.server_close()
-    assert sorted(root.iterdir()) == sorted([*there, root / family.folder])
+    assert sorted(root.iterdir()) == sorted([*there, root / official.folder])
     assert cifar10(root).source.startswith("official archive, unpacked in cifar-10-batches-py/;")
 
 

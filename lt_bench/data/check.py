@@ -146,9 +146,10 @@ def _read_anyway(name: str) -> DataError:
 def _cifar(family: Family, choice: cifar.Choice, root: Path | None) -> Iterator[str]:
     with placed("data"):
         choice.counts(family)  # refuses an impossible profile before anything is read
+    archive = family.archives[0]
     yield (
-        f"official source: {family.archive}, {family.megabytes} MB, "
-        f"https://www.cs.toronto.edu/~kriz/cifar.html, md5 {family.archive_md5}"
+        f"official source: {archive.name}, {family.megabytes} MB, "
+        f"https://www.cs.toronto.edu/~kriz/cifar.html, md5 {archive.md5}"
     )
     for i, found in enumerate(sources := cifar_sources.find(family, root)):
         yield f"found: {found.name}" + (", not used" if i else "")

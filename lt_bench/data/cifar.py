@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lt_bench.data import cifar_sources
-from lt_bench.data.cifar_sources import Family, Source
+from lt_bench.data.cifar_sources import Archive, Family, Source, binary, pickled
 from lt_bench.data.lists import (
     Item,
     by_label,
@@ -48,23 +48,44 @@ CIFAR100_CLASSES = (
 # fmt: on
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
+SERVER = "https://www.cs.toronto.edu/~kriz"
+
 CIFAR10 = Family(
     name="cifar10_lt",
     title="CIFAR-10",
-    url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-    archive="cifar-10-python.tar.gz",
-    archive_md5="c58f30108f718f92721af3b95e74349a",
     megabytes=170,
-    folder="cifar-10-batches-py",
-    train_files=(
-        ("data_batch_1", "c99cafc152244af753f735de768cd75f"),
-        ("data_batch_2", "d4bba439e000b95fd0a9bffe97cbabec"),
-        ("data_batch_3", "54ebc095f3ab1f0389bbae665268c751"),
-        ("data_batch_4", "634d18415352ddfa80567beed471001a"),
-        ("data_batch_5", "482c414d41f54cd18b22e5b47cb7c3cb"),
+    archives=(
+        Archive(
+            version="archive",
+            url=f"{SERVER}/cifar-10-python.tar.gz",
+            md5="c58f30108f718f92721af3b95e74349a",
+            folder="cifar-10-batches-py",
+            train_files=(
+                ("data_batch_1", "c99cafc152244af753f735de768cd75f"),
+                ("data_batch_2", "d4bba439e000b95fd0a9bffe97cbabec"),
+                ("data_batch_3", "54ebc095f3ab1f0389bbae665268c751"),
+                ("data_batch_4", "634d18415352ddfa80567beed471001a"),
+                ("data_batch_5", "482c414d41f54cd18b22e5b47cb7c3cb"),
+            ),
+            test_files=(("test_batch", "40351d587109b95175f43aff81a1287e"),),
+            parse=pickled("labels"),
+        ),
+        Archive(
+            version="binary archive",
+            url=f"{SERVER}/cifar-10-binary.tar.gz",
+            md5="c32a1d4ab5d03f1284b67883e8d87530",
+            folder="cifar-10-batches-bin",
+            train_files=(
+                ("data_batch_1.bin", "5dd7e06a14cb22eb9f671a540d1b7c25"),
+                ("data_batch_2.bin", "5ea93a67294ea407fff1d09f752e9692"),
+                ("data_batch_3.bin", "942cd6a4bcdd0dd3c604fbe906cb4421"),
+                ("data_batch_4.bin", "ae636b3ba5c66a11e91e8cb52e771fcb"),
+                ("data_batch_5.bin", "53f37980c15c3d472c316c40844f3f0d"),
+            ),
+            test_files=(("test_batch.bin", "803d5f7f4d78ea53de84dbe85f74fb6d"),),
+            parse=binary(label_bytes=1),
+        ),
     ),
-    test_files=(("test_batch", "40351d587109b95175f43aff81a1287e"),),
-    archive_label="labels",
     parquet_label="label",
     places=("cifar10", "cifar-10", "cifar10_lt"),
     class_names=CIFAR10_CLASSES,
@@ -75,14 +96,27 @@ CIFAR10 = Family(
 CIFAR100 = Family(
     name="cifar100_lt",
     title="CIFAR-100",
-    url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-    archive="cifar-100-python.tar.gz",
-    archive_md5="eb9058c3a382ffc7106e4002c42a8d85",
     megabytes=169,
-    folder="cifar-100-python",
-    train_files=(("train", "16019d7e3df5f24257cddd939b257f8d"),),
-    test_files=(("test", "f0ef6b0ae62326f3e7ffdfab6717acfc"),),
-    archive_label="fine_labels",
+    archives=(
+        Archive(
+            version="archive",
+            url=f"{SERVER}/cifar-100-python.tar.gz",
+            md5="eb9058c3a382ffc7106e4002c42a8d85",
+            folder="cifar-100-python",
+            train_files=(("train", "16019d7e3df5f24257cddd939b257f8d"),),
+            test_files=(("test", "f0ef6b0ae62326f3e7ffdfab6717acfc"),),
+            parse=pickled("fine_labels"),
+        ),
+        Archive(
+            version="binary archive",
+            url=f"{SERVER}/cifar-100-binary.tar.gz",
+            md5="03b5dce01913d631647c71ecec9e9cb8",
+            folder="cifar-100-binary",
+            train_files=(("train.bin", "6172c7755cfe09b2fe270c85cebc1b15"),),
+            test_files=(("test.bin", "4499cfba6c016c1be1438163640a0898"),),
+            parse=binary(label_bytes=2),  # superclass, class
+        ),
+    ),
     parquet_label="fine_label",
     places=("cifar100", "cifar-100", "cifar100_lt"),
     class_names=CIFAR100_CLASSES,
@@ -230,7 +264,8 @@ def _choose_as_ldam(family: Family, choice: Choice, source: Source, train: Split
     if not source.is_ordered:
         raise DataError(
             f"data.subset: 'ldam' chooses by place in the official archive, and {source.name} "
-            f'were found; add {family.folder}/ (--download fetches it), or write "lt_bench"'
+            f"were found; add {family.archives[0].folder}/ (--download fetches it), or write "
+            '"lt_bench"'
         )
     kept = ldam_positions(
         choice.counts(family), choice.subset_seed, available=family.train_per_class

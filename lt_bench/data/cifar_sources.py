@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -23,25 +23,65 @@ from lt_bench.data.images import UNREADABLE
 from lt_bench.data.types import Split
 from lt_bench.errors import DataError
 
+Parse = Callable[[bytes], tuple[NDArray[np.uint8], list[int]]]
+
+
+def pickled(label: str) -> Parse:
+    """Reads a member of the python version, whose labels are under the name `label`."""
+
+    def parse(content: bytes) -> tuple[NDArray[np.uint8], list[int]]:
+        held = pickle.loads(content, encoding="latin1")
+        return held["data"], held[label]
+
+    return parse
+
+
+def binary(label_bytes: int) -> Parse:
+    """Reads a member of the binary version; the last byte before an image is its class."""
+
+    def parse(content: bytes) -> tuple[NDArray[np.uint8], list[int]]:
+        rows = np.frombuffer(content, dtype=np.uint8).reshape(-1, label_bytes + 3 * 32 * 32)
+        return rows[:, label_bytes:], rows[:, label_bytes - 1].tolist()
+
+    return parse
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One version in which a dataset is published, with checksums; all have its images' order.
+
+    `train_files` and `test_files` are (name, md5) of the members, which `parse` reads: pixels
+    (N, 3072), channels first, and labels.
+    """
+
+    version: str
+    url: str
+    md5: str
+    folder: str
+    train_files: tuple[tuple[str, str], ...]
+    test_files: tuple[tuple[str, str], ...]
+    parse: Parse
+
+    @property
+    def name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+    @property
+    def members(self) -> tuple[tuple[str, str], ...]:
+        return (*self.train_files, *self.test_files)
+
 
 @dataclass(frozen=True)
 class Family:
-    """One of the two CIFAR datasets: its sizes, names and published checksums.
+    """One of the two CIFAR datasets: its names, sizes and archives, the one to fetch first.
 
-    `train_files` and `test_files` are (name, md5) of the archive's members; `places` are folders
-    of the data root to look in besides the root itself.
+    `places` are folders of the data root to look in besides the root itself.
     """
 
     name: str
     title: str
-    url: str
-    archive: str
-    archive_md5: str
     megabytes: int
-    folder: str
-    train_files: tuple[tuple[str, str], ...]
-    test_files: tuple[tuple[str, str], ...]
-    archive_label: str
+    archives: tuple[Archive, ...]
     parquet_label: str
     places: tuple[str, ...]
     class_names: tuple[str, ...]
@@ -51,10 +91,6 @@ class Family:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
-
-    @property
-    def members(self) -> tuple[tuple[str, str], ...]:
-        return (*self.train_files, *self.test_files)
 
 
 @dataclass(frozen=True)
@@ -72,19 +108,24 @@ class Source:
 def find(family: Family, root: Path | None) -> list[Source]:
     """Every form of the dataset under the data root, the one to use first.
 
-    The order is: official folder, official archive, parquet shards, class folders; within a form,
-    the folders named after the dataset before the data root itself.
+    The order is: each archive, unpacked, then packed; parquet shards; class folders. Within a
+    form, the folders named after the dataset come before the data root itself.
     """
     if root is None:
         raise DataError(
             f"data root: none given for {family.name}; give --data-root DIR or set LT_BENCH_DATA "
             f"to the folder that holds {_wanted(family)}, or add --download to fetch it there"
         )
+    official = (
+        partial(form, archive)
+        for archive in family.archives
+        for form in (_official_folder, _official_archive)
+    )
     sources = [
         source
-        for form in (_official_folder, _official_archive, _parquet, _class_folders)
+        for form in (*official, partial(_parquet, family), partial(_class_folders, family))
         for folder in _folders(family, root)
-        if (source := form(family, folder, _relative(folder, root))) is not None
+        if (source := form(folder, _relative(folder, root))) is not None
     ]
     if not sources:
         raise DataError(
@@ -100,31 +141,32 @@ def download(family: Family, root: Path) -> None:
 
     Of one that is cut short nothing is left that would be taken for the dataset.
     """
-    folder = root / family.folder
-    if all(_md5(folder / name) == md5 for name, md5 in family.members):
+    archive = family.archives[0]
+    folder = root / archive.folder
+    if all(_md5(folder / name) == md5 for name, md5 in archive.members):
         return
     # slow to import
     from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
     try:
         root.mkdir(parents=True, exist_ok=True)
-        is_there = check_integrity(root / family.archive, family.archive_md5)
+        is_there = check_integrity(root / archive.name, archive.md5)
         with tempfile.TemporaryDirectory(prefix=".part-", dir=root) as part:
             download_and_extract_archive(
-                family.url,
+                archive.url,
                 root if is_there else part,
                 part,
-                filename=family.archive,
-                md5=family.archive_md5,
+                filename=archive.name,
+                md5=archive.md5,
             )
             folder.mkdir(exist_ok=True)
-            for file in Path(part, family.folder).iterdir():
+            for file in Path(part, archive.folder).iterdir():
                 file.replace(folder / file.name)
     # no network, no space; wrong checksum; an answer that is none
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise DataError(
-            f"{family.url}: not fetched: {error}; fetch {family.archive} yourself (md5 "
-            f"{family.archive_md5}) and put it into {root}"
+            f"{archive.url}: not fetched: {error}; fetch {archive.name} yourself (md5 "
+            f"{archive.md5}) and put it into {root}"
         ) from error
 
 
@@ -135,15 +177,16 @@ def _md5(path: Path) -> str | None:
 
 
 def _wanted(family: Family) -> str:
+    official = ", ".join(f"{one.folder}/ or {one.name}" for one in family.archives)
     return (
-        f"{family.folder}/ (the official archive, unpacked), {family.archive}, parquet shards "
-        "train-*.parquet and test-*.parquet, or class folders train/<class>/*.png and "
-        "test/<class>/*.png"
+        f"an official archive, unpacked or not ({official}), parquet shards train-*.parquet and "
+        "test-*.parquet, or class folders train/<class>/*.png and test/<class>/*.png"
     )
 
 
 def _folders(family: Family, root: Path) -> list[Path]:
-    named = [root / name for name in (family.folder, *family.places)]
+    unpacked = (archive.folder for archive in family.archives)
+    named = [root / name for name in (*unpacked, *family.places)]
     # the hub keeps the shards in one of these, the archive may be unpacked into its own name
     inner = [f / name for f in (*named, root) for name in ("data", "plain_text", f.name)]
     return [folder for folder in (*named, *inner, root) if folder.is_dir()]
@@ -153,63 +196,63 @@ def _relative(path: Path, root: Path) -> str:
     return f"{path.relative_to(root).as_posix()}/" if path != root else "the data root"
 
 
-# Official archive: python 2 pickles
+# Official archives
 
 
-def _official_folder(family: Family, folder: Path, place: str) -> Source | None:
-    if not any((folder / name).is_file() for name, _ in family.members):
+def _official_folder(archive: Archive, folder: Path, place: str) -> Source | None:
+    if not any((folder / name).is_file() for name, _ in archive.members):
         return None
 
     def member(name: str) -> bytes:
         if not (folder / name).is_file():
-            raise DataError(f"{folder / name}: missing; unpack {family.archive} again")
+            raise DataError(f"{folder / name}: missing; unpack {archive.name} again")
         return (folder / name).read_bytes()
 
-    read = partial(_read_official, family, member)
-    return Source(f"official archive, unpacked in {place}", read, is_ordered=True)
+    read = partial(_read_official, archive, member)
+    return Source(f"official {archive.version}, unpacked in {place}", read, is_ordered=True)
 
 
-def _official_archive(family: Family, folder: Path, place: str) -> Source | None:
-    path = folder / family.archive
+def _official_archive(archive: Archive, folder: Path, place: str) -> Source | None:
+    path = folder / archive.name
     if not path.is_file():
         return None
 
     def read() -> tuple[Split, Split]:
         try:
-            with tarfile.open(path) as archive:  # once through: it is compressed as a whole
-                held = {m.name: f.read() for m in archive if (f := archive.extractfile(m))}
-            return _read_official(family, lambda name: held[f"{family.folder}/{name}"])
+            with tarfile.open(path) as file:  # once through: it is compressed as a whole
+                held = {m.name: f.read() for m in file if (f := file.extractfile(m))}
+            return _read_official(archive, lambda name: held[f"{archive.folder}/{name}"])
         except KeyError as error:
             raise DataError(
-                f"{path}: holds no {error.args[0]}; fetch it again (md5 {family.archive_md5})"
+                f"{path}: holds no {error.args[0]}; fetch it again (md5 {archive.md5})"
             ) from error
         except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
             reason = str(error).partition(":\n")[0]  # then what each kind of compression says
             raise DataError(
-                f"{path}: not readable: {reason}; fetch it again (md5 {family.archive_md5})"
+                f"{path}: not readable: {reason}; fetch it again (md5 {archive.md5})"
             ) from error
 
-    return Source(f"official archive {family.archive} in {place}", read, is_ordered=True)
+    return Source(f"official {archive.version} {archive.name} in {place}", read, is_ordered=True)
 
 
-def _read_official(family: Family, member: Callable[[str], bytes]) -> tuple[Split, Split]:
+def _read_official(archive: Archive, member: Callable[[str], bytes]) -> tuple[Split, Split]:
     def split(files: Sequence[tuple[str, str]]) -> Split:
-        parts = [_unpickle(member(name), name, md5, family) for name, md5 in files]
-        pixels = np.concatenate([part["data"] for part in parts])
-        labels = [label for part in parts for label in part[family.archive_label]]
+        parts = [archive.parse(_verified(member(name), name, md5, archive)) for name, md5 in files]
+        pixels = np.concatenate([pixels for pixels, _ in parts])
+        labels = [label for _, of_part in parts for label in of_part]
         return Split(torch.from_numpy(pixels).view(-1, 3, 32, 32), torch.tensor(labels))
 
-    return split(family.train_files), split(family.test_files)
+    return split(archive.train_files), split(archive.test_files)
 
 
-def _unpickle(content: bytes, name: str, md5: str, family: Family) -> dict[str, Any]:
+def _verified(content: bytes, name: str, md5: str, archive: Archive) -> bytes:
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
         raise DataError(
-            f"{family.folder}/{name}: md5 {found}, {md5} published; damaged, or not the official "
-            f"file: unpack {family.archive} again (md5 {family.archive_md5})"
+            f"{archive.folder}/{name}: md5 {found}, {md5} published; damaged, or not the official "
+            f"file: unpack {archive.name} again (md5 {archive.md5})"
         )
-    return pickle.loads(content, encoding="latin1")  # type: ignore[no-any-return]
+    return content
 
 
 # Parquet shards, as on the Hugging Face hub
