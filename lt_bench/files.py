@@ -43,7 +43,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         WriteError: the file cannot be written; what was there before is still there.
     """
-    part = path.with_name(f"{PART}{secrets.token_hex(4)}.{path.name}")
+    part = path.parent / f"{PART}{secrets.token_hex(4)}.{path.name}"
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,6 +56,11 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a file can have this name everywhere and be seen under it."""
+    return Path(text).name == text and text.isprintable() and not text.startswith(".")
 
 
 def write_text_whole(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lt_bench.errors import DataError
-from lt_bench.files import write_text_whole
+from lt_bench.files import is_file_name, write_text_whole
 from lt_bench.metrics import FEW, MANY, Bins, IntArray, Tally
 from lt_bench.schema import NonNegative, Range, Reader
 
@@ -295,7 +295,7 @@ def _disagreements(record: Record) -> list[str]:
     in_training = sum(data.class_counts)
     found = [
         (not re.fullmatch(r"[0-9a-f]{64}", record.digest), "digest", "not a sha256"),
-        (not _is_file_name(record.run_id), "run_id", "not a plain file name"),
+        (not is_file_name(record.run_id), "run_id", "not a plain file name"),
         (record.run_id != names.replace(":", "."), "run_id", f"names of the run give {names!r}"),
         (not 2 <= num_classes <= MAX_CLASSES, "data.class_counts", f"{num_classes} classes"),
         (not _says_what_ran(record.config), "config", "no recipe, overlay and overrides"),
@@ -318,10 +318,6 @@ def _says_what_ran(config: dict[str, Any]) -> bool:
     *names, overrides = (config.get(key) for key in ("recipe", "overlay", "overrides"))
     words = [*names, *(overrides if isinstance(overrides, list) else [None])]
     return all(isinstance(word, str) for word in words)
-
-
-def _is_file_name(text: str) -> bool:
-    return Path(text).name == text and text.isprintable() and not text.startswith(".")
 
 
 def _split_disagreements(split: str, result: SplitResult, data: DataSummary) -> list[str]:

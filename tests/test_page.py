@@ -110,6 +110,15 @@ def test_a_second_stage_is_shown_with_its_parents_command(checkout, results):
     assert f">{first}\n{second}</code>" in render_page(report.read_results(results))
 
 
+def test_scores_of_the_same_name_say_of_which_report_they_are(checkout, results):
+    (checkout / "table.toml").write_text(TABLE + 'report = "validation"\nalso = ["shots"]')
+    fill_with(results, val=(9, 8, 7, 6))
+    page = render_page(report.read_results(results))
+    heads = re.search(r"<div popover.*?</thead>", page, re.DOTALL)[0]
+    for head in ("few (validation)", "few (shots)", "all (validation)", "all (shots)"):
+        assert heads.count(f">{head}<") == 1
+
+
 def test_a_picture_keeps_the_colours_of_its_areas():
     image = Image.new("RGB", (200, 100), "white")
     colours = [(0, 158, 115), (0, 114, 178), (213, 94, 0)]

@@ -347,6 +347,18 @@ def test_the_first_row_is_bold_where_the_next_best_is_clearly_worse(checkout, re
     assert not any(cell.startswith("**") for cell in grid["mine"])
 
 
+def test_a_best_mean_without_a_difference_to_the_first_row_is_not_bold(checkout, results):
+    """The first row has another seed: only the lead over the next best is known, and clear."""
+    (checkout / "table.toml").write_text(TABLE.replace("[0, 1]", "[0, 1, 2]"))
+    for run in report.cells("table"):
+        if (run.seed == 2) == (run.overlay == "ce"):
+            last = {"ce": 1, "cb": 9, "mine": 2}[run.overlay]
+            write(make_record(run, correct=(9, 8, 5, last)), results)
+    grid = rows(report.write_table("table", results))
+    (best,) = (cells for name, cells in grid.items() if name.startswith("CB"))
+    assert best[2] == "90.0 ± 0.0"
+
+
 def test_one_seed_is_compared_over_test_images_and_never_bold(checkout, results):
     (checkout / "table.toml").write_text(TABLE.replace("[0, 1]", "[0]"))
     fill_with(results)
@@ -384,6 +396,11 @@ def test_a_table_elsewhere_does_not_replace_one_of_the_checkout(checkout, result
     own.write_text(TABLE)
     with pytest.raises(ConfigError, match="would replace the results of table table; rename it"):
         report.write_table(str(own), results)
+    (checkout / "table.toml").write_text(TABLE + 'also = ["cost"]')
+    for name in ("table-cost", "published"):
+        own = own.rename(tmp_path / f"{name}.toml")
+        with pytest.raises(ConfigError, match=f"replace the results of table {name}; rename it"):
+            report.write_table(str(own), results)
     own.rename(tmp_path / "mine.v2.toml")
     report.write_table(str(tmp_path / "mine.v2.toml"), results)
     assert (results / "tables" / "mine.v2.md").is_file()
@@ -543,7 +560,7 @@ def test_a_table_without_records_is_all_missing(checkout, results):
     assert "## Missing\n\n6 of 6 runs are missing" in text
     assert rows(text) == {}
     assert report.missing("table", results) == report.cells("table")
-    assert (results / "tables" / "table.csv").read_text().strip() == ""
+    assert not (results / "tables").exists()
 
 
 def test_a_table_begun_shows_what_there_is(checkout, results):
@@ -859,6 +876,11 @@ TABLE_MISTAKES = {
     TABLE.replace('"cb"', '"a/b.toml"'): "'a/b.toml' is a path; a table lists files of configs/",
     TABLE + 'report = "shot"': "table table: report.name: unknown 'shot'; did you mean 'shots'?",
     TABLE + 'report = {name = "shots", fewer = 3}': "table table: report.fewer: no such option",
+    TABLE + 'report = {name = "shots", many = 10}': (
+        "table table: report shots: few: fewer than 20 images overlaps many, more than 10; give "
+        "few at most 11"
+    ),
+    TABLE + 'also = [{name = "shifted", factors = [0.5]}]': "also[0].factors[0]: 0.5",
     TABLE + 'overrides = ["seed=3"]': "overrides: 'seed=3' has no effect; write it in seeds",
     TABLE + 'overrides = ["optim.lr=fast"]': "table table: optim.lr: expected float, got 'fast'",
     TABLE + "overrides = 3": "table table: overrides: expected a list, got 3",

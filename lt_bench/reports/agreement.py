@@ -35,8 +35,9 @@ def agreement(record: Record, again: Record) -> Agreement:
         again.data.class_counts,
     )
     is_identical = is_same_data and _outcome(record) == _outcome(again)
+    told = tuple(_told(record, again, is_same_data, is_identical))
     points = 100 * abs(metrics.top1(record.test.tally) - metrics.top1(again.test.tally))
-    return Agreement(is_same_data, is_identical, points, tuple(_told(record, again, is_identical)))
+    return Agreement(is_same_data, is_identical, points, told)
 
 
 def _outcome(record: Record) -> tuple[object, ...]:
@@ -45,13 +46,14 @@ def _outcome(record: Record) -> tuple[object, ...]:
     return record.test, record.val, losses, record.class_history, record.settled
 
 
-def _told(record: Record, again: Record, is_identical: bool) -> Iterator[str]:
-    if record.data.identity != again.data.identity:
-        yield "other images: the identity of the data differs, so the scores do not compare"
+def _told(record: Record, again: Record, is_same_data: bool, is_identical: bool) -> Iterator[str]:
     for name in MACHINE:
         before, now = record.environment.get(name), again.environment.get(name)
         if before != now and (before or now):  # off is as good as not in an older record
             yield f"{name}: {before} then, {now} now"
+    if not is_same_data:
+        yield "other images: the identity of the data differs, so the scores do not compare"
+        return
     if is_identical:
         yield "identical: the losses of every epoch and the prediction for every image"
         return

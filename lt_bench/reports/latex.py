@@ -51,7 +51,7 @@ def render_latex(table: Filled, results: Path) -> str:
 
 def _latex_table(table: Filled, section: str, rows: Sequence[Row]) -> str:
     """One float: what a reader of the paper needs in its caption, the marks below as footnotes."""
-    letters, of_rows = lettered(rows, without=VERSIONS)
+    letters, of_rows = lettered(rows, without=(VERSIONS,))
     versions = [m for m in told_marks(rows) if VERSIONS in m]
     grid = score_grid(table.columns, rows)
     lines = list(bolded(grid, r"\textbf{", "}", latex))

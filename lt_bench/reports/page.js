@@ -81,9 +81,9 @@ open();
 
 // Copying what a button's neighbour shows.
 all("button.copy").forEach((button) => {
+  const label = button.textContent;
   button.addEventListener("click", async () => {
     const source = document.getElementById(button.dataset.from);
-    const label = button.textContent;
     try {
       await navigator.clipboard.writeText(source.textContent);
       button.textContent = "Copied";

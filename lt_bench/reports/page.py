@@ -3,7 +3,9 @@
 import base64
 import functools
 import io
+import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -284,20 +286,29 @@ def _runs(reports: Sequence[tuple[Filled, Row]], results: Path) -> str:
         for stage in row.config.stages
     ]
     check = in_folder(f"python run.py verify {row.records[0].run_id}", results)
-    columns = [(of.scores, name, c) for t, of in reports for name, c in t.columns.items()]
+    columns = [
+        (of.scores, name, column, table.config.report.name)
+        for table, of in reports
+        for name, column in table.columns.items()
+    ]
     lines = []
     for index, record in enumerate(row.records):
-        cells = [column.printed(scores[index][name]) for scores, name, column in columns]
+        cells = [column.printed(scores[index][name]) for scores, name, column, _ in columns]
         link = f'<a href="runs/{escape(record.run_id)}/record.json">seed {record.seed}</a>'
         machine = [version(record), str(record.environment.get("precision"))]
         shown = _joined("<td>{}</td>", [f"{record.seconds:,.0f} s", *machine, *cells])
         lines.append(f"<tr><td>{link}</td>{shown}</tr>")
-    heads = ["record", "time", "commit", "precision", *(column.header for *_, column in columns)]
+    headers = Counter(column.header for _, _, column, _ in columns)
+    heads = ["record", "time", "commit", "precision"]
+    heads += [
+        column.header if headers[column.header] == 1 else f"{column.header} ({report})"
+        for _, _, column, report in columns
+    ]
     head = _joined('<th scope="col"><span class="plain">{}</span></th>', heads)
     name = escape(_runs_id(table, row))
     code = f"command-{name}"
     return (
-        f'<div popover id="{name}" aria-label="Runs of {escape(row.name)}">'
+        f'<div popover role="dialog" id="{name}" aria-label="Runs of {escape(row.name)}">'
         f'<button type="button" class="close" popovertarget="{name}" aria-label="Close">✕</button>'
         f"<h4>{escape(row.name)}</h4>"
         f'<pre><code id="{code}">{escape(chr(10).join(commands))}</code></pre>'
@@ -305,6 +316,10 @@ def _runs(reports: Sequence[tuple[Filled, Row]], results: Path) -> str:
         f"<p class='facts'>To repeat one and compare: <code>{escape(check)}</code></p>"
         f"{_table(head, lines)}</div>"
     )
+
+
+# heads of plain tables whose smallest number is the best
+RISING = ("mean rank", "ECE", "NLL")
 
 
 def _plain_table(grid: Grid) -> str:
@@ -319,7 +334,8 @@ def _plain_table(grid: Grid) -> str:
             f'<tr data-method="{escape(first)}" data-order="{index}">'
             f'<th scope="row">{escape(first)}</th>{cells}</tr>'
         )
-    return _table("".join(map(_head, grid.head)), lines)
+    heads = "".join(_head(text, text in RISING) for text in grid.head)
+    return _table(heads, lines)
 
 
 def _number(text: str) -> str:
@@ -354,14 +370,15 @@ def _figures(table: Filled, results: Results) -> Iterator[str]:
     """The table's figures; what would make the page too large is linked instead."""
     num_rows = sum(map(len, table.rows.values()))
     links = []
-    found = [path.stem.rpartition("-") for path in (results.folder / "figures").glob("*.png")]
-    order = {kind: place for place, kind in enumerate(CAPTIONS)}
-    drawn = [(stem, order[kind], kind) for stem, _, kind in found if kind in order]
-    for stem, _, kind in sorted(drawn):
-        path = results.folder / "figures" / f"{stem}-{kind}.png"
-        if _table_of(path, results) is not table:
+    folder = results.folder / "figures"
+    drawn = {path for path in folder.glob("*.png") if _table_of(path, results) is table}
+    stems = sorted({path.stem.rpartition("-")[0] for path in drawn})
+    for stem, kind in itertools.product(stems, CAPTIONS):
+        path = folder / f"{stem}-{kind}.png"
+        if path not in drawn:
             continue
-        caption = escape(CAPTIONS[kind])
+        section = stem.removeprefix(table.name).removeprefix("-")
+        caption = escape(f"{section}: {CAPTIONS[kind]}" if section else CAPTIONS[kind])
         if num_rows > MOST_ROWS.get(kind, num_rows):
             links.append(f'<a href="figures/{escape(path.name)}">{caption}</a>')
             continue

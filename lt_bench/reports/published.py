@@ -39,11 +39,11 @@ NO_TARGET = ("cb", "cb_weighted_mean", "cb_focal", "cb_sigmoid", "weighted_ce")
 ABOUT = (
     "Top-1 in %. Published: lowest to highest of the values printed for this recipe, by the "
     "sources below, which say in what they depart from it. Ours: mean ± standard deviation over n "
-    "seeds, the last epoch of full runs on our own subset; short runs are not compared. Published "
-    "values often are the best epoch on the test split, which is above the last. The band reaches "
-    "beyond that spread on either side, as far as its column says; class-weighted losses have "
-    "none, since what is published of them disagrees by up to ten points or was tuned on the test "
-    "split. One source may count for several of our rows."
+    "seeds, the last epoch of full runs, on our own subset where nothing else is said; short runs "
+    "are not compared. Published values often are the best epoch on the test split, which is above "
+    "the last. The band reaches beyond that spread on either side, as far as its column says; "
+    "class-weighted losses have none, since what is published of them disagrees by up to ten "
+    "points or was tuned on the test split. One source may count for several of our rows."
 )
 
 
@@ -147,10 +147,10 @@ def verdict(ours_percent: float, low: float, high: float, tolerance: float) -> s
 def _beside(
     recipe: str, config: RunConfig, ours: Mapping[str, Row], theirs: Sequence[Published]
 ) -> Beside:
-    known = list(METHODS_IN_PROSE)
-    methods = {*ours, *(line.method for line in theirs)}
+    places = {method: place for place, method in enumerate(METHODS_IN_PROSE)}
+    methods = dict.fromkeys([*ours, *(line.method for line in theirs)])
     lines, sources = [], []
-    for method in sorted(methods, key=lambda m: known.index(m) if m in known else len(known)):
+    for method in sorted(methods, key=lambda m: places.get(m, len(places))):
         matching = [line for line in theirs if line.method == method]
         row = ours.get(method)
         name = row.name if row else METHODS_IN_PROSE.get(method, method)
@@ -165,7 +165,12 @@ def _beside(
         f"{dataset_name(config)}, {backbone_name(config.backbone)}, recipe {recipe}: "
         f"{config.optim.epochs} epochs, {augment}" + ("" if ours else "; no run of ours yet")
     )
-    marks = list(told_marks(list(ours.values())))
+    marks = [
+        f"{row.name}: with {', '.join(row.config.overrides)}."
+        for row in ours.values()
+        if row.config.overrides
+    ]
+    marks += told_marks(list(ours.values()))
     return Beside(heading, Grid(ABOUT, head, lines), marks, sources)
 
 

@@ -158,7 +158,9 @@ def shared_marks(rows: Sequence[Row]) -> list[str]:
     return [mark for mark in first if others and all(mark in marks for marks in others)]
 
 
-def lettered(rows: Sequence[Row], without: str = "\0") -> tuple[dict[str, str], list[list[str]]]:
+def lettered(
+    rows: Sequence[Row], without: tuple[str, ...] = ()
+) -> tuple[dict[str, str], list[list[str]]]:
     """A letter for each mark that tells rows apart, and the letters of each row.
 
     Args:

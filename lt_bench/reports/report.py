@@ -5,7 +5,7 @@ import inspect
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from lt_bench.reports.tables import (
     method_name,
     with_parents,
 )
-from lt_bench.schema import Positive, Reader, Spec, Table, bind
+from lt_bench.schema import ImbalanceFactor, Reader, Spec, Table, bind
 
 SUFFIXES = (".md", ".csv", ".tex")
 
@@ -49,9 +49,26 @@ def table_config(name: str) -> TableConfig:
     _, tree = read_toml("table", name, ROOT / "configs" / "tables")
     reader = Reader({"report": REPORTS})
     settings = reader.settings(TableConfig, tree, place="")
+    if not reader.problems:
+        config = TableConfig(**settings)
+        reader.problems += _overlapping(config)
     if reader.problems:
         raise ConfigError(f"table {stem_of(name)}: {problem}" for problem in reader.problems)
-    return TableConfig(**settings)
+    return config
+
+
+def _overlapping(config: TableConfig) -> Iterator[str]:
+    """What reports have shot groups that share classes."""
+    for spec in (config.report, *config.also):
+        many, few = (
+            spec.options.get(name, default)
+            for name, default in (("many", metrics.MANY), ("few", metrics.FEW))
+        )
+        if few > many + 1:
+            yield (
+                f"report {spec.name}: few: fewer than {few} images overlaps many, more than "
+                f"{many}; give few at most {many + 1}"
+            )
 
 
 def cells(name: str) -> list[RunConfig]:
@@ -120,12 +137,15 @@ def write_table(name: str, results: Path) -> str:
         ConfigError: a file of one's own has the name of a table of the checkout.
     """
     own = stem_of(name)
-    if own != name and own in names("configs/tables"):
+    listed = names("configs/tables")
+    further = (f"{table}-{also.name}" for table in listed for also in table_config(table).also)
+    if own != name and own in {*listed, *further, "published"}:
         raise ConfigError(f"table {name}: would replace the results of table {own}; rename it")
-    records = read_all(results)
-    for table in (tables := all_reports(name, records)):
-        for path, text in _texts(table, results).items():
-            write_text_whole(path, text)
+    tables = all_reports(name, read_all(results))
+    for table in tables:
+        if table.rows:
+            for path, text in _texts(table, results).items():
+                write_text_whole(path, text)
     return render_markdown(tables[0], results)
 
 
@@ -178,15 +198,11 @@ def check(results: Results) -> list[str]:
     wanted = texts_of_tables(results)
     folder = results.folder / "tables"
     there = {path for path in folder.glob("*") if path.suffix in SUFFIXES}
-    drifted = []
-    for path in sorted(wanted.keys() | there):
-        if path not in wanted:
-            drifted.append(f"{path}: no table with records makes it; delete it")
-        elif path not in there:
-            drifted.append(f"{path}: missing; {results.remedy}")
-        elif path.read_bytes() != wanted[path].encode():
-            drifted.append(f"{path}: differs from its records; {results.remedy}")
-    return drifted
+    differ = (path for path in wanted.keys() & there if path.read_bytes() != wanted[path].encode())
+    drifted = [f"{path}: no table with records makes it; delete it" for path in there - {*wanted}]
+    drifted += [f"{path}: missing; {results.remedy}" for path in wanted.keys() - there]
+    drifted += [f"{path}: differs from its records; {results.remedy}" for path in differ]
+    return sorted(drifted)
 
 
 def texts_of_tables(results: Results) -> dict[Path, str]:
@@ -247,7 +263,10 @@ def spread(record: Record, runs: Runs) -> Scores:
 
 
 def shifted(
-    record: Record, runs: Runs, *, factors: tuple[Positive, ...] = (50.0, 10.0, 2.0)
+    record: Record,
+    runs: Runs,
+    *,
+    factors: tuple[ImbalanceFactor, ...] = (50.0, 10.0, 2.0),
 ) -> Scores:
     """Accuracy if the test classes were long-tailed: forward as training is, or backward."""
     shifts = {f"forward_{factor:g}": (factor, False) for factor in factors}
@@ -356,8 +375,10 @@ COLUMNS: Mapping[str, Column] = {
         decimals=3,
         about="1 - (4/N) sum |share right - mean score|, N = 10 bins over every image and class",
     ),
-    "s_acc": Column("S_acc", decimals=3, about="harmonic mean of cal and top-1"),
-    "s_rec": Column("S_rec", decimals=3, about="harmonic mean of cal and mean class accuracy"),
+    "s_acc": Column(
+        "S_acc", decimals=3, about="harmonic mean of cal and top-1; none where a run's cal is < 0"
+    ),
+    "s_rec": Column("S_rec", decimals=3, about="that of cal and mean class accuracy"),
     "nll": Column("NLL", decimals=3, best=min, about="mean negative log-likelihood"),
     "seconds": Column("seconds", best=None),
     "seconds_with_parents": Column("seconds with parents", best=None),

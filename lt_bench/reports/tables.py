@@ -382,7 +382,10 @@ def is_bold(rows: Sequence[Row], name: str, column: Column) -> list[bool]:
     """
     kinds = {"seeds", *(kind for row in rows for gap in _gaps(row, name) for kind in gap.over)}
     return [
-        name in row.leads and all(gap.is_clear(kinds) for gap in _gaps(row, name)) for row in rows
+        name in row.leads
+        and (row is rows[0] or name in row.differences)
+        and all(gap.is_clear(kinds) for gap in _gaps(row, name))
+        for row in rows
     ]
 
 
