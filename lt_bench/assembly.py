@@ -1,5 +1,6 @@
 """From a configuration to its parts: checks that they go together, data, batches and method."""
 
+import copy
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lt_bench.config import ObjectiveConfig, RunConfig, load
+from lt_bench.config import SHARED_WITH_PARENT, ObjectiveConfig, RunConfig, load
 from lt_bench.data.bad_images import without_unreadable
 from lt_bench.data.datasets import DATASETS
 from lt_bench.data.file_loading import FileLoader
@@ -16,6 +17,7 @@ from lt_bench.data.loading import Loader, ResidentLoader
 from lt_bench.data.transforms import TRANSFORMS
 from lt_bench.data.types import ImageFiles, LongTailData, Split
 from lt_bench.errors import ConfigError
+from lt_bench.files import is_file_name
 from lt_bench.losses import LOSSES
 from lt_bench.methods import METHODS, Method, Parts
 from lt_bench.models.backbones import BACKBONES
@@ -117,12 +119,14 @@ def make_loader(
     return ResidentLoader(split, **options)
 
 
-def refuse_unfit(method: Method, name: str, data: LongTailData) -> None:
+def refuse_unfit(method: Method, config: RunConfig, data: LongTailData) -> None:
     """Try the backbone on blank images, so that what does not fit is said, and before it is long.
 
     Raises:
-        ConfigError: it does not take them, or gives other features than it says.
+        ConfigError: it does not take them, gives other features than it says, or cannot learn from
+            a batch of one, where there is such a batch.
     """
+    name, batch_size = config.backbone.name, config.optim.batch_size
     size = data.train.size if isinstance(data.train, ImageFiles) else data.train.images.shape[-1]
     images = torch.zeros(2, len(data.mean), size, size)
     said = f"backbone: {name!r} does not take images of {' x '.join(map(str, images.shape[1:]))}"
@@ -134,10 +138,25 @@ def refuse_unfit(method: Method, name: str, data: LongTailData) -> None:
         raise ConfigError(f"{said}: {why}; choose another, or another size") from error
     if features.shape != (2, method.backbone.num_features):
         raise ConfigError(f"{said}: it gives {tuple(features.shape[1:])}; choose another")
+    if 1 not in (batch_size, len(data.train) % batch_size) or not method.train().backbone.training:
+        return
+    try:
+        with torch.no_grad():
+            copy.deepcopy(method.backbone)(images[:1])
+    except ValueError as error:  # torch's, of batch norms that see one value
+        raise ConfigError(
+            f"optim.batch_size: {batch_size} leaves a batch of one image, from which the batch "
+            f"norms of {name!r} cannot learn at this size; write {batch_size + 1}"
+        ) from error
 
 
 def _combinations(config: RunConfig) -> Iterator[str]:
     """What is wrong between parts that are each right."""
+    if not is_file_name(config.run_id):
+        yield (
+            f"recipe: {config.run_id!r}, from the names of files, cannot name a run; rename them: "
+            "no dot in front, nothing that is not printable"
+        )
     name, method = config.method.name, METHODS[config.method.name]
     if method.needs_parent and not config.parent:
         yield f'method: {name!r} needs a parent, for example parent = "ce"'
@@ -151,6 +170,19 @@ def _combinations(config: RunConfig) -> Iterator[str]:
         )
     elif parent and method.keeps_head and config.head != parent.head:
         yield f"head: {name!r} keeps its parent's head; write head = {parent.head.name!r}"
+    if parent:
+        for part in SHARED_WITH_PARENT:
+            if getattr(config, part) != getattr(parent, part):
+                yield (
+                    f"{part}: is another one than that of parent {parent.overlay!r}; write both "
+                    "the same, or make it a variant of the recipe"
+                )
+        before = METHODS[parent.method.name]
+        if method.keeps_head and (before.keeps_head or not before.is_trained):
+            yield (
+                f"parent: {name!r} keeps a head as it was trained, {parent.overlay!r} has a "
+                "changed one; write another parent"
+            )
     if parent and method.takes_off_prior:
         loss = parent.objective.loss
         if build("loss", loss, LOSSES, ANY_COUNTS).takes_off_prior:

@@ -108,6 +108,7 @@ def train(arguments: argparse.Namespace) -> int:
     if wrong := [problem for seed in seeds if (problem := SEEDS.problem(seed))]:
         raise ConfigError(f"--seeds: {problem}" for problem in wrong)
     config = prepare(arguments.recipe, arguments.method, arguments.overrides)
+    arguments.jobs = min(arguments.jobs, max(len(seeds), 1))
     where = _runtime(arguments)
     if arguments.download:
         if is_first_rank():
@@ -133,6 +134,7 @@ def table(arguments: argparse.Namespace) -> int:
 
         for config in missing:
             prepare(config.recipe, config.overlay, config.overrides)
+        arguments.jobs = min(arguments.jobs, len(missing))
         status = _run_all(missing, _runtime(arguments), waits=True)
     if is_first_rank():
         print(report.write_table(arguments.name, arguments.results))
@@ -187,8 +189,9 @@ def verify(arguments: argparse.Namespace) -> int:
     arguments.deterministic |= record.environment.get("deterministic", False)
     with tempfile.TemporaryDirectory() as folder:
         where = replace(_runtime(arguments), results=Path(folder))
-        if status := _run_all(config.stages, where):
-            return status
+        for stage in config.stages:
+            if status := _run_all([stage], where, is_kept=False):
+                return status
         found = agreement(record, read(record_path(where.results, config.run_id)))
     print(*found.lines, sep="\n")
     return 0 if found.within(arguments.tolerance) else FAILED_RUN
@@ -362,11 +365,17 @@ def _origin(key: str, origin: Mapping[str, str]) -> str:
 
 
 def _run_all(
-    configs: "Sequence[RunConfig]", where: "Runtime", *, again: bool = False, waits: bool = False
+    configs: "Sequence[RunConfig]",
+    where: "Runtime",
+    *,
+    again: bool = False,
+    waits: bool = False,
+    is_kept: bool = True,
 ) -> int:
     """Run each configuration that has no record yet; the exit status.
 
-    One that fails does not stop the others; the end lists what failed, with its command.
+    One that fails does not stop the others; the end lists what failed, with its command, where the
+    results folder is kept.
     """
     from lt_bench.config import in_folder
     from lt_bench.running import outcomes
@@ -394,7 +403,7 @@ def _run_all(
             if world_size() > 1:  # the other ranks are still at this one
                 return status
     leave_ranks()
-    if failed:
+    if failed and is_kept:
         print("failed; to repeat:", *failed, sep="\n  ", file=sys.stderr)
     return status
 

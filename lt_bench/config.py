@@ -317,8 +317,7 @@ def _merge(
             del origin[old]
         if isinstance(value, Mapping):
             into[key] = {}
-            for name, inner in value.items():
-                _merge(into[key], {name: inner}, source, origin, place)
+            _merge(into[key], value, source, origin, place)
             if not value:
                 origin[place] = source
         else:

@@ -121,7 +121,7 @@ def _train(config: RunConfig, where: Runtime, folder: Path, on_epoch: OnEpoch) -
     is_skipping = where.on_bad_image == "skip"
     data = load_data(config.data, where.data_root, only_readable=is_skipping, workers=where.workers)
     method = make_method(config, data)
-    refuse_unfit(method, config.backbone.name, data)
+    refuse_unfit(method, config, data)
     if config.parent:
         _load_parent(method, config.parent, data, where)
     sampler = bind("sampler", config.sampler, SAMPLERS)
@@ -189,13 +189,13 @@ def parent_state(
         DataError: its model is damaged.
     """
     folder = results / "runs" / parent.run_id
-    if not (folder / "record.json").exists():
-        if folder.exists():
-            with owned(folder, f"parent: {parent.run_id} is being trained"):
-                pass
-        if not (folder / "record.json").exists():  # which may have come in the meantime
-            command = in_folder(parent.command, results, data_root)
-            raise ConfigError(f"parent: {parent.run_id} has no record; run {command}")
+    record = folder / "record.json"
+    if not record.exists() and folder.exists():
+        with owned(folder, f"parent: {parent.run_id} is being trained"):
+            pass
+    if not record.exists():  # nor has it come in the meantime
+        command = in_folder(parent.command, results, data_root)
+        raise ConfigError(f"parent: {parent.run_id} has no record; run {command}")
     if not (folder / "model.pt").exists():
         command = repetition(parent, results, data_root)
         raise ConfigError(f"parent: {parent.run_id} has a record but no model.pt; run {command}")

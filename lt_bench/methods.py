@@ -65,22 +65,9 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def predict(self, images: Tensor) -> Tensor:
-        """Logits (B, C).
-
-        Outside training the head computes in full precision whatever autocast says: two logits
-        that bfloat16 cannot tell apart would go to the lower label, often the more frequent class.
-        """
-        return self.classify(self.backbone(images))
-
-    def classify(self, features_BD: Tensor) -> Tensor:
-        """What `predict` makes of the backbone's features."""
-        logits: Tensor
-        if self.training:
-            logits = self.head(features_BD)
-            return logits
-        with torch.autocast(features_BD.device.type, enabled=False):
-            logits = self.head(features_BD.to(torch.get_default_dtype()))
-            return logits
+        """Logits (B, C)."""
+        logits: Tensor = self.head(self.backbone(images))
+        return logits
 
     def probabilities(self, logits_BC: Tensor) -> Tensor:
         """The scores that calibration is measured on: the prediction loss's own."""
@@ -272,7 +259,7 @@ class TauNorm(_WrappedHead):
             scores = []
             for step in range(21):
                 self.head.tau.fill_(step / 10)
-                predicted_N = self.classify(features_ND).argmax(dim=1).cpu().numpy()
+                predicted_N = self.head(features_ND).argmax(dim=1).cpu().numpy()
                 tally = Tally.of(labels_N, predicted_N, len(self.head.head.weight))
                 scores.append((balanced_accuracy(tally), -step))
             self.head.tau.fill_(-max(scores)[1] / 10)

@@ -164,7 +164,7 @@ class _SideBySide:
                 assert worker.config
                 try:
                     said = worker.connection.recv()
-                except (EOFError, ConnectionResetError):
+                except (EOFError, OSError):  # also in the middle of what it said
                     return self._end(worker, self._bury(worker))
                 if isinstance(said, logging.LogRecord):
                     logging.getLogger(said.name).handle(said)

@@ -27,7 +27,8 @@ def class_balanced(
 
     Args:
         run_length: images drawn in a row from a drawn class; 4 is the habit of the published code.
-        start: instance-balanced before this fraction of training (deferred resampling, DRS).
+        start: instance-balanced before the epoch that holds this fraction of training (deferred
+            resampling, DRS).
     """
     return _by_class_power(labels_N, progress, generator, 0.0, run_length, start)
 
@@ -48,9 +49,9 @@ def progressive(
     labels_N: Tensor, progress: Progress, generator: Generator, *, start: Fraction = 0.0
 ) -> Tensor:
     """From instance-balanced in the first epoch to class-balanced in the last (ibid., eq. 2)."""
-    if progress.fraction < start:
+    first = _first_epoch(start, progress)
+    if progress.epoch < first:
         return instance(labels_N, progress, generator)
-    first = start * progress.num_epochs
     share = (progress.epoch - first) / max(progress.num_epochs - 1 - first, 1)
     count_C = torch.bincount(labels_N).double()
     by_class_C = (count_C > 0) / (count_C > 0).sum()
@@ -65,10 +66,15 @@ def _by_class_power(
     run_length: int,
     start: float,
 ) -> Tensor:
-    if progress.fraction < start:
+    if progress.epoch < _first_epoch(start, progress):
         return instance(labels_N, progress, generator)
     count_C = torch.bincount(labels_N).double()
     return _draw(labels_N, count_C.pow(power) * (count_C > 0), generator, run_length)
+
+
+def _first_epoch(start: float, progress: Progress) -> int:
+    """The epoch that holds this fraction of training: a sampler acts on whole epochs."""
+    return int(start * progress.num_epochs + 1e-9)
 
 
 def _draw(labels_N: Tensor, probability_C: Tensor, generator: Generator, run_length: int) -> Tensor:

@@ -18,13 +18,14 @@ Table = Mapping[str, Callable[..., Any]]
 # What other repositories call our settings; refused with the remedy, never guessed at.
 OTHER_SPELLINGS = {
     "imbalance_factor": "data.imbalance_factor = n_max/n_min, for example 100",
-    "imb_factor": "imbalance_factor = n_max/n_min, for example 100",
-    "imb_ratio": "imbalance_factor = n_max/n_min, for example 100",
-    "imbalance_ratio": "imbalance_factor = n_max/n_min, for example 100",
-    "ir": "imbalance_factor = n_max/n_min, for example 100",
+    **dict.fromkeys(
+        ("imb_factor", "imb_ratio", "imbalance_ratio", "ir"),
+        "imbalance_factor = n_max/n_min, for example 100",
+    ),
     "imb_type": 'imbalance_type = "exponential" or "step"',
-    "drw_start_epoch": "start, a fraction of training, for example 0.8",
-    "reweight_epoch": "start, a fraction of training, for example 0.8",
+    **dict.fromkeys(
+        ("drw_start_epoch", "reweight_epoch"), "start, a fraction of training, for example 0.8"
+    ),
 }
 
 

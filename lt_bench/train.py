@@ -35,8 +35,10 @@ logger = logging.getLogger(__name__)
 
 Sampler = Callable[[Tensor, Progress, torch.Generator], Tensor]
 
-# What is kept of a logged (C,) vector: this many epochs, evenly spaced, the last among them.
+# What is kept of a logged (C,) vector: this many epochs, evenly spaced, the last among them, and of
+# many classes the means of ten groups, the fullest classes first.
 CLASS_VALUES_KEPT = 20
+MOST_CLASSES_KEPT = 1000
 
 # A last batch of fewer images, and less than half of one, is told of: its step is as large as any.
 SMALL_BATCH = 16
@@ -119,7 +121,7 @@ def fit(
                 may_stop = world_size() == 1 or state.step == len(loader)
                 if checkpoint and may_stop and on_any_rank(checkpoint.is_due(is_last=is_last)):
                     checkpoint.keep(state.as_dict())
-        on_epoch(state.end_epoch(len(order_N), config.epochs))
+        on_epoch(state.end_epoch(labels_N, config.epochs))
     if state.average:
         method.load_state_dict(state.average.module.state_dict())
     return state.history
@@ -158,15 +160,15 @@ class _State:
         if self.average:
             self.average.update(self.method)
 
-    def end_epoch(self, num_images: int, epochs: int) -> dict[str, Any]:
+    def end_epoch(self, labels_N: Tensor, epochs: int) -> dict[str, Any]:
         """The epoch's line of the history; the next epoch begins."""
         line = {"epoch": self.epoch, **self.meter.read(self.epoch)}
         line["lr"] = self.optimizer.param_groups[-1]["lr"]
         line["seconds"] = self.meter.seconds
-        line["images_per_second"] = num_images / line["seconds"]
+        line["images_per_second"] = len(labels_N) / line["seconds"]
         self.history.epochs.append(line)
         if _is_kept(self.epoch, epochs):
-            _keep_class_values(self.history, self.epoch, self.meter.vectors)
+            _keep_class_values(self.history, self.epoch, self.meter.vectors, labels_N)
         self.epoch += 1
         self.meter = _Meter(self.steps, self.device)
         return line
@@ -232,7 +234,7 @@ def _heed_last_batch(loader: Loader, accumulate: int) -> None:
     """Batch norm needs two images of every batch on every rank, and more than a few to learn."""
     total, size = len(loader.labels), loader.batch_size
     last = total % size or size
-    if world_size() > 1 and min(last, total) < 2 * world_size():
+    if world_size() > 1 and last < 2 * world_size():
         raise ConfigError(
             f"optim.batch_size: {size} leaves {last} images in the last batch, for "
             f"{world_size()} ranks; choose one that leaves two for each, or fewer ranks"
@@ -320,8 +322,14 @@ def _is_kept(epoch: int, epochs: int) -> bool:
     return any(epoch == round((k + 1) * epochs / marks) - 1 for k in range(marks))
 
 
-def _keep_class_values(history: History, epoch: int, vectors: dict[str, Tensor]) -> None:
+def _keep_class_values(
+    history: History, epoch: int, vectors: dict[str, Tensor], labels_N: Tensor
+) -> None:
     for name, value_C in vectors.items():
+        if (num_classes := len(value_C)) > MOST_CLASSES_KEPT:
+            count_C = torch.bincount(labels_N, minlength=num_classes)
+            fullest_first = value_C.cpu()[count_C.argsort(descending=True, stable=True)]
+            value_C = torch.stack([part.mean() for part in fullest_first.tensor_split(10)])
         kept = history.classes.setdefault(name, {"epochs": [], "values": []})
         kept["epochs"].append(epoch)
         kept["values"].append([float(f"{value:.4g}") for value in value_C.tolist()])

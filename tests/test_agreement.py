@@ -6,6 +6,7 @@ import pytest
 
 from lt_bench import cli
 from lt_bench.config import load
+from lt_bench.errors import RunError
 from lt_bench.record import read, write
 from lt_bench.reports.agreement import agreement
 from tests.synthetic import make_record
@@ -61,7 +62,9 @@ def test_other_images_never_agree(pair):
     other = replace(one, data=replace(one.data, identity={"train": "5" * 64, "test": "2" * 64}))
     found = agreement(one, other)
     assert not found.within(100.0)
-    assert found.lines[0].startswith("other images")
+    assert found.lines == (
+        "other images: the identity of the data differs, so the scores do not compare",
+    )
 
 
 def test_another_machine_is_named(pair):
@@ -114,6 +117,19 @@ def test_verify_repeats_in_the_recorded_precision_within_a_tolerance(precision, 
         command = ["verify", one.run_id, "--tolerance", str(tolerance), *results]
         assert cli.main(command) == status
         assert "precision: " not in capsys.readouterr().out
+
+
+def test_a_repetition_that_fails_names_no_folder_that_is_gone(tmp_path, capsys, monkeypatch):
+    assert cli.main(["train", *RUN, "--results", str(tmp_path)]) == 0
+    (path,) = (tmp_path / "runs").glob("*/record.json")
+
+    def fail(config, *_, **__):
+        raise RunError("loss is nan")
+
+    monkeypatch.setattr("lt_bench.running.run", fail)
+    capsys.readouterr()
+    assert cli.main(["verify", path.parent.name, "--results", str(tmp_path)]) == cli.FAILED_RUN
+    assert capsys.readouterr().err.splitlines() == [f"{path.parent.name}: loss is nan"]
 
 
 def test_a_changed_configuration_is_refused(tmp_path, capsys):

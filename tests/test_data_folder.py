@@ -467,3 +467,15 @@ def test_odd_files_train_together(tmp_path):
     record = train(tmp_path, tmp_path / "results", "data.test_per_class=2")
     assert sum(record.data.class_counts) == 13
     assert check("folder", {}, tmp_path).ok
+
+
+def test_a_batch_of_one_image_is_refused_where_batch_norm_cannot_take_it(tmp_path, capsys):
+    fill(fill(tmp_path, {"x": 9, "z": 8}), {"x": 1, "z": 1}, "test")
+    command = ["train", "folder", "ce", "data.image_size=32", "optim.epochs=1", "--device", "cpu"]
+    command += ["--data-root", str(tmp_path), "--results", str(tmp_path / "results")]
+    assert cli.main([*command, "optim.batch_size=16"]) == 2
+    assert capsys.readouterr().err == (
+        "optim.batch_size: 16 leaves a batch of one image, from which the batch norms of 'timm' "
+        "cannot learn at this size; write 17\n"
+    )
+    assert cli.main([*command, *TINY, "optim.batch_size=16"]) == 0  # maps of more than one value

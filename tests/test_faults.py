@@ -21,7 +21,7 @@ from lt_bench.checkpoint import load_tensors
 from lt_bench.config import ROOT
 from lt_bench.errors import BusyError, ConfigError, DataError, RunError, WriteError
 from lt_bench.experiment import run
-from lt_bench.files import owned, whole_file
+from lt_bench.files import owned, whole_file, write_text_whole
 from lt_bench.record import read
 from lt_bench.runtime import Runtime
 from tests.killing import PROCESSES, assert_equal, finish, invariable, record, start
@@ -331,6 +331,8 @@ def test_a_file_that_cannot_be_completed_leaves_the_one_before(tmp_path):
             file.write(b"half")
             raise OSError(28, "No space left on device")
 
+    with pytest.raises(WriteError, match=r"^\.: cannot be written: .*; choose another folder"):
+        write_text_whole(Path(), "no name of a file")
     with pytest.raises(WriteError, match="No space left on device; free some space"):
         write()
     assert path.read_text(encoding="utf-8") == "before"

@@ -116,7 +116,8 @@ def test_evaluation_in_bfloat16_agrees_within_its_rounding(digits):
     assert (result.predictions() == plain).mean() > 0.98
 
 
-def test_evaluation_in_bfloat16_tells_close_logits_apart(digits):
+@pytest.mark.parametrize("mode", ["training", "evaluation"])
+def test_bfloat16_tells_close_logits_apart(digits, mode):
     """The lower label is the more frequent class: it must not win what rounding makes a draw."""
     method, test, num_classes, _ = digits
     state = copy.deepcopy(method.head.state_dict())
@@ -125,7 +126,7 @@ def test_evaluation_in_bfloat16_tells_close_logits_apart(digits):
         method.head.bias[1] = method.head.bias[0]
         images = torch.cat([images for images, _ in test.plain()])
         with BF16.autocast():
-            logits = method.predict(images)
+            logits = copy.deepcopy(method).train(mode == "training").predict(images)
     method.head.load_state_dict(state)
     assert logits.dtype == torch.float32
     assert (logits[:, 0] != logits[:, 1]).all()

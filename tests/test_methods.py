@@ -1,13 +1,14 @@
 """Methods: gradient flow, what second stages move, end to end."""
 
 import copy
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from lt_bench.assembly import load_data, make_loader, make_method, prepare
-from lt_bench.config import names, with_seed
+from lt_bench.config import ROOT, names, with_seed
 from lt_bench.errors import ConfigError
 from lt_bench.experiment import parent_state, run
 from lt_bench.models.heads import tau_normalised
@@ -277,6 +278,12 @@ def test_a_missing_parent_is_told_apart_from_one_without_weights(tmp_path):
             "parent=ldam",
             "head: 'rescale_head' keeps its parent's head; write head = 'cosine'",
         ),
+        (
+            "tau_norm",
+            "parent=lws",
+            "parent: 'tau_norm' keeps a head as it was trained, 'lws' has a changed one; write "
+            "another parent",
+        ),
         ("tau_norm", "optim.epochs=3", "optim.epochs: 'tau_norm' takes no gradient steps; write 0"),
     ],
 )
@@ -287,3 +294,18 @@ def test_what_goes_together(overlay, override, message):
     with pytest.raises(ConfigError) as caught:
         prepare("digits_lt", overlay, [override])
     assert caught.value.problems == (message,)
+
+
+def test_a_parent_of_other_data_is_refused_before_it_is_trained(tmp_path):
+    own = tmp_path / "deep.toml"
+    own.write_text("[data]\nimbalance_factor = 10\n[objective]\nloss = 'ce'\n")
+    with pytest.raises(ConfigError, match="data: is another one than that of parent .*variant"):
+        prepare("digits_lt", "crt", [f"parent={own}"])
+    assert prepare("digits_lt", "crt", ["data.imbalance_factor=10"]).parent.overlay == "ce"
+
+
+@pytest.mark.parametrize("name", [".mine.toml", "my\u00a0own.toml"])
+def test_a_file_whose_name_cannot_name_a_run_is_refused(name, tmp_path):
+    shutil.copy(ROOT / "configs" / "digits_lt.toml", tmp_path / name)
+    with pytest.raises(ConfigError, match="cannot name a run; rename them"):
+        prepare(str(tmp_path / name), "ce")

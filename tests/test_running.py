@@ -26,6 +26,7 @@ from lt_bench.running import outcomes
 from lt_bench.runtime import Runtime
 from tests import killing
 from tests.killing import PROCESSES, assert_equal, finish, start
+from tests.test_data_folder import TINY, fill
 from tests.test_faults import hold
 
 TRAIN = ["train", "digits_lt", "ce"]
@@ -169,6 +170,29 @@ def test_an_interrupt_of_all_processes_has_each_keep_its_state(number, tmp_path)
         assert_equal(stopped / "runs" / run_id, folder)
     resumed = [json.loads((f / "record.json").read_text()) for f in folders(stopped).values()]
     assert sum(record["environment"]["times_resumed"] for record in resumed) == 2
+
+
+def test_one_run_is_alone_whatever_jobs_says(tmp_path):
+    finish([*TRAIN, *SHORT, "--results", str(tmp_path), "--jobs", "3"])
+    ((_, folder),) = folders(tmp_path).items()
+    assert json.loads((folder / "record.json").read_text())["environment"]["jobs"] == 1
+
+
+def test_a_signal_that_reaches_reader_processes_too_has_the_run_keep_its_state(tmp_path):
+    fill(fill(tmp_path / "photos", {"x": 20, "z": 20}), {"x": 2, "z": 2}, "test")
+    overrides = [*TINY, "optim.epochs=3000"]
+    argv = ["train", "folder", "ce", *overrides, "--data-root", str(tmp_path / "photos")]
+    argv += ["--results", str(tmp_path), "--workers", "2"]
+    said = tmp_path / "said"
+    process = PROCESSES.Process(target=lead, args=(argv, said))
+    process.start()
+    wait_until(lambda: sum(epochs_done(tmp_path)) > 1)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join()
+    lines = said.read_text(encoding="utf-8").splitlines()
+    assert process.exitcode == 130, lines
+    assert lines[-1].startswith("interrupted; the same command goes on: ")
+    assert list(tmp_path.glob("runs/*/checkpoint.pt"))
 
 
 def test_runs_whose_first_process_is_killed_keep_their_state_and_end(tmp_path):

@@ -81,6 +81,16 @@ def test_deferred_resampling_begins_exactly_at_start(sampler):
     assert after.sort().values.tolist() != list(range(100))
 
 
+@pytest.mark.parametrize("sampler", [class_balanced, progressive])
+def test_the_epoch_that_holds_the_start_is_the_first_resampled_one(sampler):
+    """A fraction of training that falls between epochs must not defer for ever."""
+    every_image = list(range(100))
+    assert draw(sampler, Progress(10, 30, 10), start=0.8).sort().values.tolist() == every_image
+    last = draw(sampler, Progress(20, 30, 10), epochs=400, start=0.5)
+    share = torch.bincount(LABELS[last], minlength=5) / len(last)
+    assert torch.allclose(share, torch.full((5,), 0.2), atol=0.013)
+
+
 def test_progressive_goes_from_instance_at_start_to_class_balanced():
     drawn = LABELS[draw(progressive, Progress(80, 100, 10), epochs=400, start=0.8)]
     share = torch.bincount(drawn, minlength=5) / len(drawn)

@@ -17,7 +17,13 @@ from lt_bench.progress import Progress
 from lt_bench.record import read
 from lt_bench.runtime import Runtime, generator, seed_everything
 from lt_bench.samplers import instance
-from lt_bench.train import CLASS_VALUES_KEPT, NotFiniteError, fit
+from lt_bench.train import (
+    CLASS_VALUES_KEPT,
+    History,
+    NotFiniteError,
+    _keep_class_values,
+    fit,
+)
 from lt_bench.weighting import WEIGHTINGS, Objective
 
 COUNTS = torch.tensor([50, 20, 10, 5])
@@ -84,6 +90,18 @@ def test_class_weights_are_kept_at_evenly_spaced_epochs_the_last_among_them():
     assert all(len(values) == 10 for values in kept["values"])
     gaps = {b - a for a, b in zip(kept["epochs"], kept["epochs"][1:], strict=False)}
     assert gaps == {2, 3}
+
+
+def test_of_many_classes_the_means_of_ten_groups_are_kept_the_fullest_first():
+    history = History()
+    labels = torch.cat([torch.arange(2000), torch.arange(1000, 2000)])  # the later are fuller
+    value = torch.arange(2000.0)
+    _keep_class_values(history, 3, {"class_weight": value, "few": value[:10]}, labels)
+    means = [*range(1100, 2000, 200), *range(100, 1000, 200)]
+    kept = history.classes["class_weight"]
+    assert kept["epochs"] == [3]
+    assert kept["values"][0] == pytest.approx(means, abs=1)
+    assert history.classes["few"]["values"] == [value[:10].tolist()]
 
 
 def test_accumulation_over_whole_batches_steps_less_often():

@@ -7,9 +7,10 @@ device for the epoch as a whole. So the number of workers changes nothing but th
 Shape suffixes: N images, B batch, H height, W width, C channels.
 """
 
+import multiprocessing
 import os
-import re
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from lt_bench.schema import Spec
 # Images handed over at a time: small enough that all workers share a batch.
 PORTION = 32
 PORTIONS_AHEAD = 4  # per worker
-SECONDS_TO_BE_TOLD = 5.0  # at most, until torch hears of a worker that is gone and says so
+SECONDS_TO_END = 1.0  # for a process whose end of a pipe is closed already
 
 
 class FileLoader(Loader):
@@ -65,7 +66,7 @@ class FileLoader(Loader):
             prefetch_factor=PORTIONS_AHEAD if workers else None,
             # those of an evaluation end with it, those of the training loader serve every epoch
             persistent_workers=workers > 0 and bool(self.augment),
-            worker_init_fn=_leave_interrupts_to_the_main_process,
+            worker_init_fn=_leave_signals_to_the_main_process,
             generator=torch.Generator(),  # its draws are not taken from anybody else's stream
         )
 
@@ -80,7 +81,15 @@ class FileLoader(Loader):
             for batch in batches
             for part in _parts(batch)
         ]
-        decoded = iter(self.images)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # workers inherit it
+        try:
+            decoded = iter(self.images)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if self.images.num_workers and threading.current_thread() is threading.main_thread():
+            # torch's handler raises wherever a dead worker finds us, in the middle of a checkpoint
+            # too; `_next` hears of it in any case
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for batch in batches:
             shape = (batch.stop - batch.start, self.size, self.size, 3)
             images_BHWC = torch.empty(shape, device=label_N.device)
@@ -92,15 +101,13 @@ class FileLoader(Loader):
 
     def _next(self, decoded: Iterator[Tensor | str]) -> Tensor:
         try:
-            try:
-                portion = next(decoded)
-            except (EOFError, ConnectionError):  # a worker went while it handed an image over
-                time.sleep(SECONDS_TO_BE_TOLD)
-                raise
-        except RuntimeError as error:  # torch's word for a worker that is gone
-            at = dict(self.at_work.tolist())
-            gone = [int(number) for number in re.findall(r"\d+", str(error))]
-            images = [self.listed[at[process]] for process in gone if process in at]
+            portion = next(decoded)
+        # torch's word for a worker that is gone, or it went while it handed an image over
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            time.sleep(SECONDS_TO_END)
+            alive = {process.pid for process in multiprocessing.active_children()}
+            at_work = [(process, at) for process, at in self.at_work.tolist() if at >= 0]
+            images = [self.listed[at] for process, at in at_work if process not in alive]
             if not images:
                 raise
             raise RunError(
@@ -163,5 +170,16 @@ def _parts(batch: slice) -> list[slice]:
     return [slice(at, min(at + PORTION, batch.stop)) for at in first]
 
 
-def _leave_interrupts_to_the_main_process(_: int) -> None:
+def _leave_signals_to_the_main_process(_: int) -> None:
+    """A terminal or a queue tells the whole group: the main process has to keep its state first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        threading.Thread(target=_end_when_the_parent_says, daemon=True).start()
+    else:  # macOS
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _end_when_the_parent_says() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

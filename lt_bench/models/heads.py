@@ -1,4 +1,8 @@
-"""Classifier heads: features (B, D) to logits (B, C)."""
+"""Classifier heads: features (B, D) to logits (B, C), in full precision whatever autocast says.
+
+Two logits that bfloat16 cannot tell apart would go to the lower label, often the more frequent
+class: in tests, and in what a loss counts as a mistake.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -8,21 +12,29 @@ from lt_bench.class_vectors import log_prior
 from lt_bench.schema import Table
 
 
+def linear(features_BD: Tensor, weight_CD: Tensor, bias_C: Tensor | None = None) -> Tensor:
+    """Affine logits in the weight's precision."""
+    with torch.autocast(features_BD.device.type, enabled=False):
+        return F.linear(features_BD.to(weight_CD.dtype), weight_CD, bias_C)
+
+
 class LinearHead(nn.Linear):
-    """Affine logits; Kaiming-normal weights as in LDAM-DRW's CIFAR code, and a bias of zero."""
+    """Affine logits; Kaiming-normal weights as in LDAM-DRW's CIFAR code, and a bias of zero.
+
+    On every backbone: the code of Decoupling leaves torch's smaller uniform weights instead.
+    """
 
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__(num_features, num_classes)
         nn.init.kaiming_normal_(self.weight)
         nn.init.zeros_(self.bias)
 
+    def forward(self, features_BD: Tensor) -> Tensor:
+        return linear(features_BD, self.weight, self.bias)
+
 
 class CosineHead(nn.Module):
-    """Cosines of features and class vectors, in [-1, 1] (LDAM-DRW's NormedLinear, transposed).
-
-    Computed in the weight's precision whatever autocast says: LDAM multiplies the result by 30,
-    and bfloat16 has two decimal digits.
-    """
+    """Cosines of features and class vectors, in [-1, 1] (LDAM-DRW's NormedLinear, transposed)."""
 
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__()
@@ -31,9 +43,8 @@ class CosineHead(nn.Module):
         self.register_parameter("bias", None)
 
     def forward(self, features_BD: Tensor) -> Tensor:
-        with torch.autocast(features_BD.device.type, enabled=False):
-            features_BD = features_BD.to(self.weight.dtype)
-            return F.linear(F.normalize(features_BD, dim=1), F.normalize(self.weight, dim=1))
+        features_BD = F.normalize(features_BD.to(self.weight.dtype), dim=1)
+        return linear(features_BD, F.normalize(self.weight, dim=1))
 
 
 class ScaledHead(nn.Module):
@@ -101,7 +112,7 @@ class TauHead(nn.Module):
         self.register_buffer("tau", torch.tensor(tau))
 
     def forward(self, features_BD: Tensor) -> Tensor:
-        return F.linear(features_BD, tau_normalised(self.head.weight, self.tau))
+        return linear(features_BD, tau_normalised(self.head.weight, self.tau))
 
 
 def tau_normalised(weight_CD: Tensor, tau: Tensor | float) -> Tensor:
