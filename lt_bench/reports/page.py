@@ -43,7 +43,7 @@ GROUPS = (*SHOT_GROUPS, HEADLINE)
 IMAGE = re.compile(r'src="data:image/webp;base64,[^"]*"')
 # Of the figures with a panel per method: up to how many rows they are on the page; larger tables
 # link to them, those that say least first.
-MOST_ROWS = {"classes": 24, "weights": 24, "reliability": 12, "curves": 12}
+MOST_ROWS = {"classes": 24, "weights": 15, "reliability": 10, "curves": 10}
 OPTION = "<option>{}</option>"
 
 
