@@ -246,7 +246,7 @@ def test_ranks_do_not_put_off_what_another_process_trains(tmp_path):
     assert not list(tmp_path.glob("runs/*/record.json"))
 
 
-@pytest.mark.parametrize("flags", [["--compile"], ["--jobs", "2"]])
+@pytest.mark.parametrize("flags", [["--compile"], ["--jobs", "2", "--seeds", "0", "1"]])
 def test_flags_for_one_rank_are_refused(flags, monkeypatch, capsys):
     monkeypatch.setattr(runtime, "world_size", lambda: 2)
     assert cli.main(["train", "digits_lt", "ce", "--device", "cpu", *flags]) == 2
