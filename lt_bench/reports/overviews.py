@@ -99,7 +99,7 @@ def draw_cost(
             arrowprops={"arrowstyle": "-", "color": "#B0B0B0", "linewidth": 0.5, "shrinkB": 4},
         )
     panel.set(ylabel=f"{HEADLINE}, %", xlabel="seconds of a run, its parents' included")
-    panel.set_xlim(left=0)
+    panel.set_xlim(0, 1.05 * max(time for time, _ in points.values()))
     panel.grid(alpha=0.25, linewidth=0.5)
     machines = {str(record.environment.get("device")) for row in rows for record in row.records}
     figure.suptitle(f"{subject(rows)}: cost against accuracy, on {', '.join(sorted(machines))}")
