@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -144,9 +145,11 @@ def refuse_unfit(method: Method, config: RunConfig, data: LongTailData) -> None:
         with torch.no_grad():
             copy.deepcopy(method.backbone)(images[:1])
     except ValueError as error:  # torch's, of batch norms that see one value
+        larger = itertools.count(batch_size + 1)
+        other = next(size for size in larger if len(data.train) % size != 1)
         raise ConfigError(
             f"optim.batch_size: {batch_size} leaves a batch of one image, from which the batch "
-            f"norms of {name!r} cannot learn at this size; write {batch_size + 1}"
+            f"norms of {name!r} cannot learn at this size; write {other}"
         ) from error
 
 
