@@ -160,36 +160,7 @@ def _combinations(config: RunConfig) -> Iterator[str]:
             f"recipe: {config.run_id!r}, from the names of files, cannot name a run; rename them: "
             "no dot in front, nothing that is not printable"
         )
-    name, method = config.method.name, METHODS[config.method.name]
-    if method.needs_parent and not config.parent:
-        yield f'method: {name!r} needs a parent, for example parent = "ce"'
-    if config.parent and not method.needs_parent:
-        yield f"parent: {config.parent.overlay!r} has no effect on {name!r}; leave it out"
-    needed, parent = method.needs_head, config.parent
-    if parent and method.keeps_head and needed not in (None, parent.head.name):
-        yield (
-            f"parent: {name!r} works on a {needed!r} head, {parent.overlay!r} has "
-            f"{parent.head.name!r}; write another parent"
-        )
-    elif parent and method.keeps_head and config.head != parent.head:
-        yield f"head: {name!r} keeps its parent's head; write head = {parent.head.name!r}"
-    if parent:
-        for part in SHARED_WITH_PARENT:
-            if getattr(config, part) != getattr(parent, part):
-                yield (
-                    f"{part}: is another one than that of parent {parent.overlay!r}; write both "
-                    "the same, or make it a variant of the recipe"
-                )
-        before = METHODS[parent.method.name]
-        if method.keeps_head and (before.keeps_head or not before.is_trained):
-            yield (
-                f"parent: {name!r} keeps a head as it was trained, {parent.overlay!r} has a "
-                "changed one; write another parent"
-            )
-    if parent and method.takes_off_prior:
-        loss = parent.objective.loss
-        if build("loss", loss, LOSSES, ANY_COUNTS).takes_off_prior:
-            yield f"parent: {loss.name!r} took the prior off already; write one of another loss"
+    yield from _of_parent(config)
     yield from _of_objective(config.objective, config.head, "")
     if given := config.representation:
         yield from _of_objective(given.objective, given.head, "representation.")
@@ -201,12 +172,48 @@ def _combinations(config: RunConfig) -> Iterator[str]:
         schedule(START)
     except ConfigError as error:
         yield from (f"optim.schedule.{problem}" for problem in error.problems)
+    name, method = config.method.name, METHODS[config.method.name]
     if not method.is_trained and optim.epochs:
         yield f"optim.epochs: {name!r} takes no gradient steps; write 0"
     if method.needs_representation and not config.representation:
         yield f"method: {name!r} needs a [representation] table with an objective"
     if config.representation and not method.needs_representation:
         yield f'representation: has no effect on {name!r}; leave it out or write method = "sdn"'
+
+
+def _of_parent(config: RunConfig) -> Iterator[str]:
+    """What is wrong between a method and the run it starts from, if it starts from one."""
+    name, method, parent = config.method.name, METHODS[config.method.name], config.parent
+    if parent is None:
+        if method.needs_parent:
+            yield f'method: {name!r} needs a parent, for example parent = "ce"'
+        return
+    if not method.needs_parent:
+        yield f"parent: {parent.overlay!r} has no effect on {name!r}; leave it out"
+    for part in SHARED_WITH_PARENT:
+        if getattr(config, part) != getattr(parent, part):
+            yield (
+                f"{part}: is another one than that of parent {parent.overlay!r}; write both "
+                "the same, or make it a variant of the recipe"
+            )
+    if method.keeps_head:
+        if method.needs_head not in (None, parent.head.name):
+            yield (
+                f"parent: {name!r} works on a {method.needs_head!r} head, {parent.overlay!r} has "
+                f"{parent.head.name!r}; write another parent"
+            )
+        elif config.head != parent.head:
+            yield f"head: {name!r} keeps its parent's head; write head = {parent.head.name!r}"
+        before = METHODS[parent.method.name]
+        if before.keeps_head or not before.is_trained:
+            yield (
+                f"parent: {name!r} keeps a head as it was trained, {parent.overlay!r} has a "
+                "changed one; write another parent"
+            )
+    if method.takes_off_prior:
+        loss = parent.objective.loss
+        if build("loss", loss, LOSSES, ANY_COUNTS).takes_off_prior:
+            yield f"parent: {loss.name!r} took the prior off already; write one of another loss"
 
 
 def _of_objective(objective: ObjectiveConfig, head: Spec, place: str) -> Iterator[str]:

@@ -18,10 +18,8 @@ from lt_bench.errors import ConfigError, RunError, UserError
 
 if TYPE_CHECKING:
     from lt_bench.config import RunConfig
-    from lt_bench.data.types import Report
     from lt_bench.record import Record
     from lt_bench.runtime import Runtime
-    from lt_bench.schema import Spec
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +98,7 @@ def train(arguments: argparse.Namespace) -> int:
     """train one experiment, per seed, and record it"""
     from lt_bench.assembly import prepare
     from lt_bench.config import SEEDS, key_of, with_seed
+    from lt_bench.data.cifar import download_cifar
     from lt_bench.runtime import wait_for_ranks
 
     if arguments.seeds and "seed" in map(key_of, arguments.overrides):
@@ -112,7 +111,7 @@ def train(arguments: argparse.Namespace) -> int:
     where = _runtime(arguments)
     if arguments.download:
         if is_first_rank():
-            _download(config.data.name, where.data_root)
+            download_cifar(config.data.name, where.data_root)
         wait_for_ranks()
     configs = [with_seed(config, seed) for seed in seeds or [config.seed]]
     return _run_all(configs, where, again=arguments.again)
@@ -151,11 +150,11 @@ def rebuild(arguments: argparse.Namespace) -> int:
 
         print(*write_event_files(arguments.results, arguments.tensorboard), sep="\n")
         return 0
-    from lt_bench.reports import figures, page, published, report
+    from lt_bench.reports import figures, page, pictures, published, report
 
     results = report.read_results(arguments.results)
     if arguments.check:
-        drifted = report.check(results) + page.check_figures(results) + page.check_page(results)
+        drifted = report.check(results) + pictures.check_figures(results) + page.check_page(results)
         said = "every table, figure and the page follow from their records"
         print(*drifted or [said], sep="\n")
         return FAILED_RUN if drifted else 0
@@ -214,111 +213,13 @@ def predict(arguments: argparse.Namespace) -> int:
 def data(arguments: argparse.Namespace) -> int:
     """check, build or pack the files and lists of a dataset"""
     from lt_bench.assembly import prepare
+    from lt_bench.data_actions import act
 
     spec = prepare(arguments.recipe, "ce", arguments.overrides).data
     arguments.device = "cpu"  # images are decoded here, and a GPU is somebody else's meanwhile
-    where = _runtime(arguments)
-    root = where.data_root
-    _refuse_idle_flags(arguments)
-    if arguments.action == "build":
-        found = _build(spec.name, root, arguments)
-    elif arguments.action == "pack":
-        found = _pack(spec, root, arguments, where.workers)
-    else:
-        if arguments.download:
-            _download(spec.name, root)
-        found = _check(spec, root, arguments, where.workers)
+    found = act(spec, _runtime(arguments), arguments)
     print(*found.lines, sep="\n")
     return 0 if found.ok else USER_MISTAKE
-
-
-def _refuse_idle_flags(arguments: argparse.Namespace) -> None:
-    """A flag that would do nothing is a mistake."""
-    serves = {
-        "lists": "build",
-        "decode": "check",
-        "format": "pack",
-        "on_bad_image": "pack",
-        "download": "build check",
-    }
-    for flag, actions in serves.items():
-        is_given = getattr(arguments, flag) not in (None, False, "stop")
-        if is_given and arguments.action not in actions.split():
-            shown = flag.replace("_", "-")
-            raise ConfigError(f"--{shown}: has no effect on data {arguments.action}; leave it out")
-
-
-def _build(name: str, root: Path | None, arguments: argparse.Namespace) -> "Report":
-    from lt_bench.data.benchmarks import BENCHMARKS
-    from lt_bench.data.build import build_lists
-    from lt_bench.data.build_published import build_published
-    from lt_bench.data.types import Report
-
-    if name in BENCHMARKS:
-        return build_published(
-            BENCHMARKS[name], root, folder=arguments.lists, download=arguments.download
-        )
-    if arguments.lists:
-        raise ConfigError(f"--lists: has no effect on {name}, whose lists are made here")
-    if arguments.download:
-        _download(name, root)
-    return Report(tuple(build_lists(name, root)), ok=True)
-
-
-def _check(
-    spec: "Spec", root: Path | None, arguments: argparse.Namespace, workers: int
-) -> "Report":
-    from lt_bench.data.check import check
-
-    with image_bar(is_shown=arguments.decode) as tried:
-        return check(
-            spec.name,
-            spec.options,
-            root,
-            decode=arguments.decode,
-            workers=workers,
-            on_tried=tried,
-        )
-
-
-def _pack(spec: "Spec", root: Path | None, arguments: argparse.Namespace, workers: int) -> "Report":
-    from lt_bench.assembly import load_data
-    from lt_bench.data.folder import all_images
-    from lt_bench.data.pack import Format, pack_path, write_pack
-
-    if spec.options.get("layout") == "pack":
-        raise ConfigError("data.layout: a pack is not packed again; leave it out")
-    data = load_data(spec, root)
-    if root is None:
-        raise ConfigError(f"data pack: {spec.name} needs no files; there is nothing to pack")
-    if data.name != spec.name:
-        raise ConfigError(f"data pack: {data.name} cannot be packed; only a published list can")
-    if not data.files:
-        raise ConfigError(f"{data.name}: its images are kept in memory; there is nothing to pack")
-    files, source = data.files, data.source
-    if spec.name == "folder":  # whole, so that it serves whatever is held back and kept
-        held, files = all_images(root, **spec.options)
-        source = held.source
-    path = pack_path(root / spec.options.get("path", ""), spec.name)
-    form: Format = arguments.format or "jpeg"
-    with image_bar(is_shown=True) as packed:
-        return write_pack(
-            files,
-            path,
-            dataset=data.name,
-            class_names=data.class_names,
-            source=source,
-            form=form,
-            workers=workers,
-            on_bad_image=arguments.on_bad_image,
-            on_packed=packed,
-        )
-
-
-def _download(name: str, root: Path | None) -> None:
-    from lt_bench.data.cifar import download_cifar
-
-    download_cifar(name, root)
 
 
 def show(arguments: argparse.Namespace) -> int:

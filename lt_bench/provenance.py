@@ -17,7 +17,7 @@ CODE_PATHS = ("lt_bench", "configs", "data_lists", "run.py", "pyproject.toml")
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "matplotlib")
 PACKAGE = Path(__file__).parent
 # Modules that print what a record says; any other may decide its numbers.
-PRESENTING = ("arguments", "bench", "cli", "display", "predictions", "reports")
+PRESENTING = ("arguments", "bench", "cli", "data_actions", "display", "predictions", "reports")
 
 
 def environment(device: str, precision: str, **settings: Any) -> dict[str, Any]:

@@ -73,6 +73,7 @@ class Objective(nn.Module):
                 "of the class counts that the objective was made from"
             )
         with torch.autocast(logits_BC.device.type, enabled=False):
+            logits_BC = logits_BC.to(torch.get_default_dtype())
             if isinstance(target_B, Mixed):
                 if self.ignore_index is not None:
                     raise ConfigError("ignore_index: has no effect on mixed labels; leave it out")
@@ -86,7 +87,6 @@ class Objective(nn.Module):
 
         A weighting that counts samples counts the first label; a loss that does, both.
         """
-        logits_BC = logits_BC.to(torch.get_default_dtype())
         weight_C = self.weighting(logits_BC, target.first, progress)
         first = self._reduced(logits_BC, target.first, weight_C, progress)
         second = self._reduced(logits_BC, target.second, weight_C, progress)
@@ -99,7 +99,7 @@ class Objective(nn.Module):
         return reduce(loss_B, weight_C.index_select(0, target_B), self.reduction)
 
     def _elements(self, logits_BC: Tensor, target_B: Tensor) -> tuple[Tensor, Tensor]:
-        logits_BC = logits_BC.to(torch.get_default_dtype())
+        """Dense logits and targets as a batch, without what is ignored."""
         if logits_BC.ndim > 2:
             logits_BC = logits_BC.movedim(1, -1).flatten(0, -2)
             target_B = target_B.flatten()

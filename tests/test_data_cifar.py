@@ -27,6 +27,7 @@ from lt_bench.data.lists import items_of
 from lt_bench.data.profiles import ldam_positions
 from lt_bench.data.types import Split
 from lt_bench.errors import ConfigError, DataError
+from lt_bench.schema import Spec
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 needs_cifar100 = pytest.mark.skipif(
@@ -490,7 +491,7 @@ def test_building_again_refuses_other_images(listed, small, tmp_path):
 
 
 def test_check_says_what_to_fetch_when_nothing_is_there(tmp_path):
-    report = check("cifar10_lt", {}, tmp_path)
+    report = check(Spec("cifar10_lt"), tmp_path)
     assert not report.ok
     assert "cifar-10-python.tar.gz" in report.lines[0]
     assert CIFAR10.archives[0].md5 in report.lines[0]
@@ -499,15 +500,15 @@ def test_check_says_what_to_fetch_when_nothing_is_there(tmp_path):
 
 def test_check_counts_against_the_lists(listed):
     root, _ = listed
-    report = check("cifar10_lt", {"imbalance_factor": 4}, root)
+    report = check(Spec("cifar10_lt", {"imbalance_factor": 4}), root)
     assert report.ok
     assert "train: 48 of 48 different listed images there, 0 that are not listed" in report.lines
     wanted = {image for image, _ in items_of(cifar10(root).train)}
     drop_training_images(root, wanted)
-    report = check("cifar10_lt", {"imbalance_factor": 4}, root)
+    report = check(Spec("cifar10_lt", {"imbalance_factor": 4}), root)
     assert report.ok
     assert "train: 26 of 48 different listed images there, 0 that are not listed" in report.lines
-    assert not check("cifar10_lt", {"imbalance_factor": 1}, root).ok
+    assert not check(Spec("cifar10_lt", {"imbalance_factor": 1}), root).ok
 
 
 def test_download_fetches_the_official_archive_once(small, tmp_path, monkeypatch):
@@ -625,7 +626,7 @@ def test_cifar100_repeats_are_known_and_pass(cifar100, monkeypatch):
     source, train, test = cifar100
     held = dataclasses.replace(source, read=lambda: (train, test))
     monkeypatch.setattr(cifar_sources, "find", lambda family, root: [held])
-    report = check("cifar100_lt", {}, SHARED)
+    report = check(Spec("cifar100_lt"), SHARED)
     assert report.ok
     assert (
         "repeats, as in the original: train images repeated 14, of them under two labels 9, "

@@ -64,7 +64,7 @@ def test_impossible_profiles_are_refused():
 
 
 def test_check_reports_what_a_run_would_use():
-    report = check("digits_lt", {"imbalance_factor": 10}, None)
+    report = check(Spec("digits_lt", {"imbalance_factor": 10}), None)
     assert report.ok
     assert any("many/medium/few" in line for line in report.lines)
     assert digits(imbalance_factor=10).identity["train"] in " ".join(report.lines)

@@ -15,6 +15,7 @@ from lt_bench.data.profiles import largest_counts, shares_of_most
 from lt_bench.errors import ConfigError, DataError
 from lt_bench.metrics import shot_groups
 from lt_bench.record import read
+from lt_bench.schema import Spec
 from tests.trees import write_photo
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "imagenet_sample"
@@ -205,7 +206,7 @@ def test_a_split_without_images_is_refused(tmp_path):
     write_photo(tmp_path / "test" / "0.jpg", seed=0, label=0)
     said = f"{tmp_path}: test holds no images of a class; sort them as in train, or remove it"
     assert problem(folder, tmp_path) == said
-    report = check("folder", {}, tmp_path)
+    report = check(Spec("folder"), tmp_path)
     assert (report.ok, report.lines) == (False, (said,))
 
 
@@ -227,14 +228,14 @@ def test_the_check_finds_images_that_are_in_two_splits(tmp_path):
     (tmp_path / "test/b/0.jpg").unlink()
     (tmp_path / "test/b/1.jpg").unlink()
     said = "note: 1 images of test are also in train under another name, such as "
-    assert f"{said}train/a/5.jpg and test/b/9.jpg" in check("folder", {}, tmp_path).lines
+    assert f"{said}train/a/5.jpg and test/b/9.jpg" in check(Spec("folder"), tmp_path).lines
 
 
 def test_a_link_to_nothing_is_named_by_the_check(tmp_path):
     fill(tmp_path, {"a": 6, "b": 6})
     gone = tmp_path / "train" / "a" / "gone.jpg"
     gone.symlink_to(tmp_path / "nowhere.jpg")
-    report = check("folder", {}, tmp_path)
+    report = check(Spec("folder"), tmp_path)
     assert not report.ok
     assert report.lines[-1].startswith(f"{gone}: not readable as an image: ")
 
@@ -466,7 +467,7 @@ def test_odd_files_train_together(tmp_path):
     photo.convert("I;16").save(odd / "deep.png")
     record = train(tmp_path, tmp_path / "results", "data.test_per_class=2")
     assert sum(record.data.class_counts) == 13
-    assert check("folder", {}, tmp_path).ok
+    assert check(Spec("folder"), tmp_path).ok
 
 
 def test_a_batch_of_one_image_is_refused_where_batch_norm_cannot_take_it(tmp_path, capsys):

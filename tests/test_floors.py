@@ -17,7 +17,7 @@ FLOORS = {
     "methods": 5,
     **dict.fromkeys(["assembly", "train", "evaluate"], 6),
     "experiment": 7,
-    **dict.fromkeys(["bench", "predictions", "running"], 8),
+    **dict.fromkeys(["bench", "data_actions", "predictions", "running"], 8),
     "cli": 9,
 }
 # packages whose own modules may import one another

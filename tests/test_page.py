@@ -13,14 +13,8 @@ from PIL import Image
 from lt_bench.errors import DataError
 from lt_bench.record import write
 from lt_bench.reports import figures, report
-from lt_bench.reports.page import (
-    MOST_ROWS,
-    _in_few_colours,
-    check_figures,
-    check_page,
-    render_page,
-    write_page,
-)
+from lt_bench.reports.page import check_page, render_page, write_page
+from lt_bench.reports.pictures import MOST_ROWS, _in_few_colours, check_figures
 from tests.synthetic import TABLE, fill_with, make_record
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -80,7 +74,7 @@ def test_the_page_is_whole_and_fetches_nothing(page):
 
 
 def test_a_large_table_links_to_its_panels(page, checkout, results, monkeypatch):
-    monkeypatch.setattr("lt_bench.reports.page.MOST_ROWS", dict.fromkeys(MOST_ROWS, 2))
+    monkeypatch.setattr("lt_bench.reports.pictures.MOST_ROWS", dict.fromkeys(MOST_ROWS, 2))
     parsed = Parsed(render_page(report.read_results(results)))
     assert len(parsed.all("img", "src")) == 4
     links = [link for link in parsed.all("a", "href") if link.startswith("figures/")]

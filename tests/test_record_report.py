@@ -21,7 +21,7 @@ from lt_bench import config as config_module
 from lt_bench.config import load
 from lt_bench.errors import ConfigError, DataError
 from lt_bench.record import Record, decode_labels, encode_labels, read, read_all, write
-from lt_bench.reports import report, tables
+from lt_bench.reports import prose, report, tables
 from lt_bench.reports.page import render_page
 from tests.synthetic import SDN, TABLE, changed, fill_with, make_record
 
@@ -976,4 +976,4 @@ for name in lt_bench.config.names("configs/tables"):
 
 
 def test_every_name_in_prose_is_an_overlays():
-    assert set(tables.METHODS_IN_PROSE) <= set(config_module.names("configs/methods"))
+    assert set(prose.METHODS_IN_PROSE) <= set(config_module.names("configs/methods"))

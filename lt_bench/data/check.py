@@ -25,8 +25,7 @@ PROBLEMS_SHOWN = 20
 
 
 def check(
-    name: str,
-    options: Mapping[str, Any],
+    spec: Spec,
     root: Path | None,
     *,
     decode: bool = False,
@@ -42,7 +41,6 @@ def check(
     Raises:
         ConfigError: there is no such dataset or option.
     """
-    spec = Spec(name, options)
     bind("data", spec, DATASETS)
     lines: list[str] = []
     try:
@@ -50,7 +48,7 @@ def check(
         for line in _findings(spec, root, decoded):
             lines.append(line)
     except DataError as error:
-        return Report((*lines, *(p for p in error.problems if p != hint(name))), ok=False)
+        return Report((*lines, *(p for p in error.problems if p != hint(spec.name))), ok=False)
     return Report((*lines, "a run can start"), ok=True)
 
 

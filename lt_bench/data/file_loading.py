@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from lt_bench.data.images import Window, pixels
-from lt_bench.data.loading import Batches, Loader
+from lt_bench.data.loading import Batches, Loader, pieces
 from lt_bench.data.transforms import Views
 from lt_bench.data.types import ImageFiles
 from lt_bench.errors import ConfigError, DataError, RunError
@@ -79,7 +79,7 @@ class FileLoader(Loader):
         self.portions[:] = [
             _Portion(window, seed or 0, part.start, index_N[part], mirrored_N[part])
             for batch in batches
-            for part in _parts(batch)
+            for part in pieces(batch, PORTION)
         ]
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # workers inherit it
         try:
@@ -93,7 +93,7 @@ class FileLoader(Loader):
         for batch in batches:
             shape = (batch.stop - batch.start, self.size, self.size, 3)
             images_BHWC = torch.empty(shape, device=label_N.device)
-            for part in _parts(batch):
+            for part in pieces(batch, PORTION):
                 images = images_BHWC[part.start - batch.start : part.stop - batch.start]
                 images.copy_(self._next(decoded), non_blocking=True)
                 self._normalise(images, views.changes, part)
@@ -162,12 +162,6 @@ class _Images(Dataset[Tensor | str]):
         except DataError as error:
             return str(error)
         return decoded_BCHW.permute(0, 2, 3, 1)
-
-
-def _parts(batch: slice) -> list[slice]:
-    """The portions of a batch."""
-    first = range(batch.start, batch.stop, PORTION)
-    return [slice(at, min(at + PORTION, batch.stop)) for at in first]
 
 
 def _leave_signals_to_the_main_process(_: int) -> None:

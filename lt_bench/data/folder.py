@@ -155,14 +155,7 @@ def _base(root: Path | None, path: str) -> Path:
 
 def _read_class_folders(base: Path) -> Held:
     """`train/<class>/<image>`, or `<class>/<image>` where there is no train/."""
-    inner = {split: base / split for split in SPLITS if (base / split).is_dir()}
-    if "train" not in inner:
-        if inner:
-            raise DataError(
-                f"{base}: {next(iter(inner))}/ but no train/ beside it; put the class folders of "
-                "the training images into train/"
-            )
-        inner = {"train": base}
+    inner = _split_folders(base)
     names = _class_folders(inner["train"])
     if not names:
         raise DataError(
@@ -202,6 +195,40 @@ def _read_class_folders(base: Path) -> Held:
                 else:
                     items[split].append((name, label))
                     path_of[name] = path
+    source = _source_of_folders(base, inner, beside, others)
+    return Held(list(label_of), items, source, partial(_reader, base, path_of))
+
+
+def _split_folders(base: Path) -> dict[str, Path]:
+    """Where the class folders of each split lie."""
+    inner = {split: base / split for split in SPLITS if (base / split).is_dir()}
+    if "train" in inner:
+        return inner
+    if inner:
+        raise DataError(
+            f"{base}: {next(iter(inner))}/ but no train/ beside it; put the class folders of "
+            "the training images into train/"
+        )
+    return {"train": base}
+
+
+def _class_folders(folder_of_split: Path) -> list[str]:
+    return sorted(
+        entry.name
+        for entry in folder_of_split.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+
+
+def _source_of_folders(
+    base: Path, inner: Mapping[str, Path], beside: Sequence[str], others: Sequence[str]
+) -> str:
+    """What was read, and what lies there and was not.
+
+    Args:
+        beside: images that are in no class folder.
+        others: files of class folders that are no images.
+    """
     source = f"folders in {base.name}/: {', '.join(f'{split}/' for split in inner)}"
     if unused := [f"{split}.txt" for split in SPLITS if (base / f"{split}.txt").is_file()]:
         source += f"; {', '.join(unused)} not used (data.layout=lists would)"
@@ -212,15 +239,7 @@ def _read_class_folders(base: Path) -> Held:
         source += f"; {len(beside):,} images in no class folder left out, such as {beside[0]}"
     if others:
         source += f"; {len(others):,} that are no images left out, such as {others[0]}"
-    return Held(list(label_of), items, source, partial(_reader, base, path_of))
-
-
-def _class_folders(folder_of_split: Path) -> list[str]:
-    return sorted(
-        entry.name
-        for entry in folder_of_split.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".")
-    )
+    return source
 
 
 def _read_lists(base: Path) -> Held:

@@ -55,11 +55,6 @@ class Loader(ABC):
         """Batches per epoch; the last one may be smaller."""
         return -(-len(self.labels) // self.batch_size)
 
-    def slices(self, total: int, skip: int = 0) -> list[slice]:
-        """Where the batches lie in an epoch of this many images, without the first `skip`."""
-        first = range(skip * self.batch_size, total, self.batch_size)
-        return [slice(at, min(at + self.batch_size, total)) for at in first]
-
     def epoch(self, order_N: Tensor, generator: torch.Generator, *, skip: int = 0) -> Batches:
         """Augmented training batches in the given order.
 
@@ -71,14 +66,16 @@ class Loader(ABC):
         views = Views.plain(len(order_N), self.labels.device)
         for transform in self.augment:
             transform(views, generator)
-        mine = [share_of_rank(batch) for batch in self.slices(len(order_N), skip)]
+        left = slice(skip * self.batch_size, len(order_N))
+        mine = [share_of_rank(batch) for batch in pieces(left, self.batch_size)]
         return self._batches(order_N, views, mine, generator.initial_seed())
 
     def plain(self) -> Batches:
         """The batches of an evaluation: every image once, in list order, as it is."""
         order_N = torch.arange(len(self.labels))
         views = Views.plain(len(order_N), self.labels.device)
-        return self._batches(order_N, views, self.slices(len(order_N)), None)
+        batches = pieces(slice(0, len(order_N)), self.batch_size)
+        return self._batches(order_N, views, batches, None)
 
     @abstractmethod
     def _batches(
@@ -138,6 +135,12 @@ class ResidentLoader(Loader):
             images_BHWC = runs.view(len(run_BH), self.height, self.width, -1)
             self._normalise(images_BHWC, views.changes, batch)
             yield images_BHWC.permute(0, 3, 1, 2), self.labels[order_N[batch]]
+
+
+def pieces(whole: slice, size: int) -> list[slice]:
+    """`whole` cut into pieces of this size, the last of which may be smaller."""
+    first = range(whole.start, whole.stop, size)
+    return [slice(at, min(at + size, whole.stop)) for at in first]
 
 
 def pad(images_NCHW: Tensor, margin: int, *, with_mirrored: bool) -> Tensor:

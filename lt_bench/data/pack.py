@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from lt_bench.data.images import (
+    CentreWindow,
     Decoded,
     EncodedImage,
     Reader,
@@ -173,7 +174,10 @@ def write_pack(
         "short_side": short,
         "images": sum(len(split) for split in files.values()),
         "bytes": sum(_num_bytes(s.reader, i) for s in files.values() for i in range(len(s))),
-        "identity": {name: identity(_items(split)) for name, split in files.items()},
+        "identity": {
+            name: identity(zip(split.listed, split.labels.tolist(), strict=True))
+            for name, split in files.items()
+        },
         "class_names": list(class_names),
         "source": source,
     }
@@ -201,10 +205,6 @@ def write_pack(
     return Report((f"{first}, {_describe(said)}", *_left_out(path)), ok=True)
 
 
-def _items(split: ImageFiles) -> list[Item]:
-    return list(zip(split.listed, split.labels.tolist(), strict=True))
-
-
 def _num_bytes(reader: Reader, index: int) -> int:
     """By which a replaced image is noticed; none of one that cannot be read at all."""
     try:
@@ -227,7 +227,7 @@ def _left_out(path: Path) -> list[str]:
 
 def short_side(image_size: int) -> int:
     """Of the images in a pack: what evaluation resizes to before it cuts out the middle."""
-    return round(image_size * 8 / 7)
+    return round(image_size * CentreWindow.scale)
 
 
 def _batches(files: Mapping[str, ImageFiles], done: int) -> Iterator[list[tuple[str, int]]]:

@@ -11,7 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from lt_bench.metrics import IntArray
-from lt_bench.reports.tables import Row, dataset_name, shortened
+from lt_bench.reports.prose import dataset_name
+from lt_bench.reports.tables import Row, shortened
 
 STYLE: dict[Any, Any] = {
     "font.size": 8,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from lt_bench.reports.prose import dataset_name
 from lt_bench.reports.render import (
     bolded,
     facts_of_runs,
@@ -16,7 +17,7 @@ from lt_bench.reports.render import (
     title,
     told_marks,
 )
-from lt_bench.reports.tables import VERSIONS, Filled, Row, dataset_name
+from lt_bench.reports.tables import VERSIONS, Filled, Row
 
 LATEX = str.maketrans(
     {

@@ -1,9 +1,5 @@
 """results/index.html: every table and figure on one self-contained page, nothing fetched."""
 
-import base64
-import functools
-import io
-import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,14 +7,13 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from PIL import Image
-
 from lt_bench.config import in_folder
-from lt_bench.errors import DataError
 from lt_bench.files import write_text_whole
 from lt_bench.metrics import SHOT_GROUPS
 from lt_bench.record import version
 from lt_bench.reports.latex import render_latex
+from lt_bench.reports.pictures import figures_of
+from lt_bench.reports.prose import dataset_name
 from lt_bench.reports.published import Beside
 from lt_bench.reports.render import (
     Grid,
@@ -33,17 +28,13 @@ from lt_bench.reports.render import (
     score_grid,
     settings,
     shared_marks,
-    source_of_figure,
     title,
 )
-from lt_bench.reports.report import Results, beside_published
-from lt_bench.reports.tables import HEADLINE, Column, Filled, Row, dataset_name
+from lt_bench.reports.report import COLUMNS, Results, beside_published
+from lt_bench.reports.tables import HEADLINE, Column, Filled, Row
 
 GROUPS = (*SHOT_GROUPS, HEADLINE)
 IMAGE = re.compile(r'src="data:image/webp;base64,[^"]*"')
-# Of the figures with a panel per method: up to how many rows they are on the page; larger tables
-# link to them, those that say least first.
-MOST_ROWS = {"classes": 24, "weights": 15, "reliability": 10, "curves": 10}
 OPTION = "<option>{}</option>"
 
 
@@ -65,36 +56,6 @@ def check_page(results: Results) -> list[str]:
     if _without_images(path.read_text(encoding="utf-8")) != _without_images(render_page(results)):
         return [f"{path}: differs from its records; {results.remedy}"]
     return []
-
-
-def check_figures(results: Results) -> list[str]:
-    """What figures do not belong to their tables as these are now, a line each.
-
-    By the mark that each carries: another matplotlib may draw the same in other pixels.
-    """
-    drifted = []
-    for path in sorted((results.folder / "figures").glob("*.png")):
-        table = _table_of(path, results)
-        if table is None:
-            drifted.append(f"{path}: no table with records draws it; delete it")
-            continue
-        try:
-            with Image.open(path) as image:
-                source = image.info.get("Source")
-        except OSError:
-            drifted.append(f"{path}: not readable as an image; {results.remedy}")
-            continue
-        if source != source_of_figure(path.stem, table, results.folder):
-            drifted.append(
-                f"{path}: of another figure or another state of its table; {results.remedy}"
-            )
-    return drifted
-
-
-def _table_of(figure: Path, results: Results) -> Filled | None:
-    """The table that names a figure, the longest of several whose names begin alike."""
-    of = [table for table in results.filled if figure.stem.startswith(f"{table.name}-")]
-    return max(of, key=lambda table: len(table.name), default=None)
 
 
 def render_page(results: Results) -> str:
@@ -175,7 +136,7 @@ def _article(table: Filled, results: Results) -> str:
         _foldable("LaTeX (booktabs)", render_latex(table, results.folder), f"{table.name}-tex")
     )
     parts.append(_foldable("CSV", render_csv(table), f"{table.name}-csv"))
-    parts += _figures(table, results)
+    parts += figures_of(table, results)
     return f'<article class="table" id="{escape(table.name)}">{"".join(parts)}</article>'
 
 
@@ -223,7 +184,7 @@ def _scores(table: Filled, rows: Sequence[Row]) -> str:
             f'<tr data-method="{escape(row.name)}" data-overlay="{escape(row.config.overlay)}" '
             f'data-order="{index}">{"".join(cells)}</tr>'
         )
-    rises = [False, *(column.best is min for column in table.columns.values()), False]
+    rises = [False, *(column.best == "lowest" for column in table.columns.values()), False]
     heads = "".join(_head(*named) for named in zip(grid.head, rises, strict=True))
     return _table(heads, lines, ' class="scores"')
 
@@ -319,7 +280,7 @@ def _runs(reports: Sequence[tuple[Filled, Row]], results: Path) -> str:
 
 
 # heads of plain tables whose smallest number is the best
-RISING = ("mean rank", "ECE", "NLL")
+RISING = ("mean rank", *(one.header for one in COLUMNS.values() if one.best == "lowest"))
 
 
 def _plain_table(grid: Grid) -> str:
@@ -364,70 +325,3 @@ def _foldable(summary: str, text: str, name: str) -> str:
         f'<button type="button" class="copy" data-from="{code}">Copy</button>'
         f'<pre tabindex="0"><code id="{code}">{escape(text)}</code></pre></details>'
     )
-
-
-def _figures(table: Filled, results: Results) -> Iterator[str]:
-    """The table's figures; what would make the page too large is linked instead."""
-    num_rows = sum(map(len, table.rows.values()))
-    links = []
-    folder = results.folder / "figures"
-    drawn = {path for path in folder.glob("*.png") if _table_of(path, results) is table}
-    stems = sorted({path.stem.rpartition("-")[0] for path in drawn})
-    for stem, kind in itertools.product(stems, CAPTIONS):
-        path = folder / f"{stem}-{kind}.png"
-        if path not in drawn:
-            continue
-        section = stem.removeprefix(table.name).removeprefix("-")
-        caption = escape(f"{section}: {CAPTIONS[kind]}" if section else CAPTIONS[kind])
-        if num_rows > MOST_ROWS.get(kind, num_rows):
-            links.append(f'<a href="figures/{escape(path.name)}">{caption}</a>')
-            continue
-        yield (
-            f'<figure><div class="scroll" tabindex="0"><img alt="{caption}" '
-            f'src="data:image/webp;base64,{_picture(path, path.stat().st_mtime_ns)}"></div>'
-            f"<figcaption>{caption}</figcaption></figure>"
-        )
-    if links:
-        yield f'<p class="facts">More figures: {" ".join(links)}</p>'
-
-
-@functools.lru_cache(maxsize=256)
-def _picture(path: Path, _changed: int) -> str:
-    """The picture in few colours, a third of the bytes and hardly a difference to the eye."""
-    try:
-        with Image.open(path) as image:
-            few = _in_few_colours(image.convert("RGB"))
-    except OSError as error:
-        raise DataError(f"{path}: not readable as an image; delete it") from error
-    with io.BytesIO() as file:
-        few.save(file, "WEBP", lossless=True, quality=30, method=2)
-        return base64.b64encode(file.getvalue()).decode()
-
-
-def _in_few_colours(image: Image.Image, number: int = 24, apart: int = 12) -> Image.Image:
-    """The image in its most frequent colours that differ, so that each area keeps its own."""
-    counted = sorted(image.getcolors(image.width * image.height) or (), reverse=True)
-    kept: list[Sequence[int]] = []
-    for _, colour in counted:
-        assert isinstance(colour, tuple)
-        if all(max(abs(a - b) for a, b in zip(colour, c, strict=True)) > apart for c in kept):
-            kept.append(colour)
-        if len(kept) == number:
-            break
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([value for colour in kept for value in colour])
-    return image.quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB")
-
-
-# in the order in which they stand
-CAPTIONS = {
-    "factors": "Accuracy against the imbalance factor.",
-    "ranks": "Rank of each method in every section.",
-    "groups": "Accuracy of the shot groups, with the standard deviation over seeds.",
-    "classes": "Training images per class, and accuracy by class of each method over the first.",
-    "confusion": "What the images of each shot group are taken for.",
-    "weights": "Class weights that follow the training: by class over time, by time over class.",
-    "reliability": "How often a prediction is right, by its confidence.",
-    "curves": "Training loss by epoch.",
-    "cost": "Accuracy against the time of a run.",
-}

@@ -8,16 +8,14 @@ from pathlib import Path
 
 from lt_bench.config import RunConfig
 from lt_bench.errors import DataError
+from lt_bench.reports.prose import METHODS_IN_PROSE, backbone_name, dataset_name
 from lt_bench.reports.render import Grid, markdown_grid, markdown_text, score, told_marks
 from lt_bench.reports.tables import (
     HEADLINE,
-    METHODS_IN_PROSE,
     NO_VALUE,
     Column,
     Filled,
     Row,
-    backbone_name,
-    dataset_name,
     shortened,
 )
 

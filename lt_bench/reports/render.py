@@ -16,14 +16,13 @@ from lt_bench import metrics
 from lt_bench.config import RunConfig, in_folder, key_of
 from lt_bench.record import Record, version
 from lt_bench.reports.intervals import Difference
+from lt_bench.reports.prose import backbone_name, dataset_name
 from lt_bench.reports.tables import (
     HEADLINE,
     NO_VALUE,
     Column,
     Filled,
     Row,
-    backbone_name,
-    dataset_name,
     frame,
     how_computed,
     is_bold,

@@ -19,6 +19,7 @@ from lt_bench.files import write_text_whole
 from lt_bench.metrics import FloatArray
 from lt_bench.record import Number, Record, read_all, record_path
 from lt_bench.reports.latex import render_latex
+from lt_bench.reports.prose import method_name
 from lt_bench.reports.published import Beside, beside, read_published, render_published
 from lt_bench.reports.render import render_csv, render_markdown
 from lt_bench.reports.tables import (
@@ -32,7 +33,6 @@ from lt_bench.reports.tables import (
     compared,
     frame,
     marked,
-    method_name,
     with_parents,
 )
 from lt_bench.schema import ImbalanceFactor, Reader, Spec, Table, bind
@@ -366,7 +366,7 @@ COLUMNS: Mapping[str, Column] = {
     "macro_f1": Column("macro-F1", factor=100),
     "ece": Column(
         "ECE",
-        best=min,
+        best="lowest",
         factor=100,
         about="expected calibration error of the predicted class, 15 bins, in %",
     ),
@@ -379,7 +379,7 @@ COLUMNS: Mapping[str, Column] = {
         "S_acc", decimals=3, about="harmonic mean of cal and top-1; none where a run's cal is < 0"
     ),
     "s_rec": Column("S_rec", decimals=3, about="that of cal and mean class accuracy"),
-    "nll": Column("NLL", decimals=3, best=min, about="mean negative log-likelihood"),
+    "nll": Column("NLL", decimals=3, best="lowest", about="mean negative log-likelihood"),
     "seconds": Column("seconds", best=None),
     "seconds_with_parents": Column("seconds with parents", best=None),
     "parameters": Column("parameters (M)", factor=1e-6, decimals=2, best=None),
