@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lt_bench.config import SHARED_WITH_PARENT, ObjectiveConfig, RunConfig, load
+from lt_bench.config import SHARED_WITH_PARENT, ObjectiveConfig, RunConfig, key_of, load
 from lt_bench.data.bad_images import without_unreadable
 from lt_bench.data.datasets import DATASETS
 from lt_bench.data.file_loading import FileLoader
@@ -45,6 +45,9 @@ TABLES: Mapping[str, Table] = {
 
 # Tags the stream of random numbers that initial weights come from; train.py has its own.
 INITIAL_WEIGHTS = 0
+
+# What settings of an untrained method begin with that do nothing.
+OF_TRAINING = ("optim.", "sampler", "augment", "objective")
 
 # Parts that are only asked what they refuse are built for these.
 ANY_COUNTS = torch.tensor([2, 1])
@@ -173,8 +176,12 @@ def _combinations(config: RunConfig) -> Iterator[str]:
     except ConfigError as error:
         yield from (f"optim.schedule.{problem}" for problem in error.problems)
     name, method = config.method.name, METHODS[config.method.name]
-    if not method.is_trained and optim.epochs:
-        yield f"optim.epochs: {name!r} takes no gradient steps; write 0"
+    if not method.is_trained:
+        if optim.epochs:
+            yield f"optim.epochs: {name!r} takes no gradient steps; write 0"
+        for key in map(key_of, config.overrides):
+            if key.startswith(OF_TRAINING) and key not in ("optim.epochs", "optim.batch_size"):
+                yield f"{key}: has no effect on {name!r}, which is not trained; leave it out"
     if method.needs_representation and not config.representation:
         yield f"method: {name!r} needs a [representation] table with an objective"
     if config.representation and not method.needs_representation:

@@ -13,7 +13,7 @@ import torch
 
 from lt_bench.assembly import load_data, make_loader, make_method, prepare, refuse_unfit
 from lt_bench.checkpoint import Checkpoint, load_model, not_usable, save_tensors
-from lt_bench.config import RunConfig, in_folder, repetition, with_seed
+from lt_bench.config import RunConfig, gather, in_folder, key_of, repetition, with_seed
 from lt_bench.data.bad_images import LEFT_OUT
 from lt_bench.data.lists import published
 from lt_bench.data.loading import Loader
@@ -116,12 +116,28 @@ class _Trained:
     checkpoint: Checkpoint
 
 
+def _heed_learning_rate(config: RunConfig) -> None:
+    """Steps of more or fewer images at the recipe's learning rate are told of."""
+    given = set(map(key_of, config.overrides))
+    if "optim.lr" in given or given.isdisjoint({"optim.batch_size", "optim.accumulate"}):
+        return
+    optim, before = config.optim, gather(config.recipe, config.overlay).tree["optim"]
+    size, own = optim.batch_size * optim.accumulate, before["batch_size"]
+    own *= before.get("accumulate", 1)
+    if size != own and not rank():
+        logger.warning(
+            f"optim.lr: {optim.lr:g} is that of steps of {own} images, these have {size}; "
+            f"optim.lr={optim.lr * size / own:g} is in proportion"
+        )
+
+
 def _train(config: RunConfig, where: Runtime, folder: Path, on_epoch: OnEpoch) -> _Trained:
     usage = Usage(where.device, is_alone=where.jobs == world_size() == 1)
     is_skipping = where.on_bad_image == "skip"
     data = load_data(config.data, where.data_root, only_readable=is_skipping, workers=where.workers)
     method = make_method(config, data)
     refuse_unfit(method, config, data)
+    _heed_learning_rate(config)
     if config.parent:
         _load_parent(method, config.parent, data, where)
     sampler = bind("sampler", config.sampler, SAMPLERS)

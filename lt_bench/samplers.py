@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from lt_bench.progress import Progress
-from lt_bench.schema import Count, Fraction
+from lt_bench.schema import Count, Start
 
 
 def instance(labels_N: Tensor, progress: Progress, generator: Generator) -> Tensor:
@@ -21,7 +21,7 @@ def class_balanced(
     generator: Generator,
     *,
     run_length: Count = 1,
-    start: Fraction = 0.0,
+    start: Start = 0.0,
 ) -> Tensor:
     """Every class equally often, its images without replacement (Kang et al., 2020, section 3).
 
@@ -39,14 +39,14 @@ def square_root(
     generator: Generator,
     *,
     run_length: Count = 1,
-    start: Fraction = 0.0,
+    start: Start = 0.0,
 ) -> Tensor:
     """A class in proportion to the square root of its count (Kang et al., 2020, eq. 1, q = 1/2)."""
     return _by_class_power(labels_N, progress, generator, 0.5, run_length, start)
 
 
 def progressive(
-    labels_N: Tensor, progress: Progress, generator: Generator, *, start: Fraction = 0.0
+    labels_N: Tensor, progress: Progress, generator: Generator, *, start: Start = 0.0
 ) -> Tensor:
     """From instance-balanced in the first epoch to class-balanced in the last (ibid., eq. 2)."""
     first = _first_epoch(start, progress)

@@ -19,13 +19,24 @@ Table = Mapping[str, Callable[..., Any]]
 OTHER_SPELLINGS = {
     "imbalance_factor": "data.imbalance_factor = n_max/n_min, for example 100",
     **dict.fromkeys(
-        ("imb_factor", "imb_ratio", "imbalance_ratio", "ir"),
+        (
+            "imb_factor",
+            "imb_ratio",
+            "imbalance_ratio",
+            "imbalance_rate",
+            "imbanlance_rate",
+            "cifar_imb_ratio",
+            "lb_imb_ratio",
+            "RATIO",
+            "ir",
+        ),
         "imbalance_factor = n_max/n_min, for example 100",
     ),
     "imb_type": 'imbalance_type = "exponential" or "step"',
     **dict.fromkeys(
         ("drw_start_epoch", "reweight_epoch"), "start, a fraction of training, for example 0.8"
     ),
+    "label_smoothing": "objective.loss.label_smoothing, an option of the loss 'ce'",
 }
 
 
@@ -72,6 +83,7 @@ class Part:
 
 ImbalanceFactor = Annotated[float, _ImbalanceFactor()]
 Fraction = Annotated[float, Range(low=0, high=1)]
+Start = Annotated[float, Range(low=0, below=1)]  # a fraction of training; at 1 it is over
 Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(low=0)]
 Count = Annotated[int, Range(low=1)]

@@ -206,7 +206,7 @@ class _State:
             set_generator_states(self.device, state["generators"])
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise not_usable(checkpoint.path, "does not fit its own run") from error
-        logger.info(f"going on at epoch {self.epoch + 1}, step {self.step}: {checkpoint.path}")
+        logger.info(f"going on in epoch {self.epoch + 1}, at step {self.step}: {checkpoint.path}")
 
 
 def _forward(
@@ -296,7 +296,7 @@ class _Meter:
         step = int((~self.losses.isfinite()).nonzero()[0])
         said = ", ".join(f"{name} {value:g}" for name, value in self._means().items())
         raise NotFiniteError(
-            f"loss is {float(self.losses[step])} at epoch {epoch}, step {step}"
+            f"loss is {float(self.losses[step])} in epoch {epoch + 1}, at step {step}"
             + (f" (means of the epoch: {said})" if said else "")
             + "; a lower optim.lr or optim.schedule.warmup_epochs=5 often helps"
         )

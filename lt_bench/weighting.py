@@ -15,7 +15,7 @@ from lt_bench.errors import ConfigError
 from lt_bench.losses import LOSSES, Beta, Loss
 from lt_bench.progress import START, Progress
 from lt_bench.runtime import mean_over_ranks, sum_over_ranks
-from lt_bench.schema import Fraction, Table, build
+from lt_bench.schema import Fraction, Start, Table, build
 
 Estimate = Literal["decayed_counts", "official_batch", "official_ema", "paper_batch", "present_ema"]
 
@@ -66,12 +66,7 @@ class Objective(nn.Module):
     def forward(
         self, logits_BC: Tensor, target_B: Tensor | Mixed, progress: Progress = START
     ) -> Tensor:
-        num_classes = len(self.weighting.weight_C)
-        if logits_BC.ndim < 2 or logits_BC.shape[1] != num_classes:
-            raise ConfigError(
-                f"logits: {tuple(logits_BC.shape)}, (B, {num_classes}) expected, a column for each "
-                "of the class counts that the objective was made from"
-            )
+        self._refuse_unfit(logits_BC, target_B)
         with torch.autocast(logits_BC.device.type, enabled=False):
             logits_BC = logits_BC.to(torch.get_default_dtype())
             if isinstance(target_B, Mixed):
@@ -106,7 +101,35 @@ class Objective(nn.Module):
         if self.ignore_index is not None:
             kept = target_B != self.ignore_index
             logits_BC, target_B = logits_BC[kept], target_B[kept]
+        _refuse_other_labels(target_B, logits_BC.shape[1])
         return logits_BC, target_B
+
+    def _refuse_unfit(self, logits_BC: Tensor, target_B: Tensor | Mixed) -> None:
+        num_classes = len(self.weighting.weight_C)
+        if logits_BC.ndim < 2 or logits_BC.shape[1] != num_classes:
+            raise ConfigError(
+                f"logits: {tuple(logits_BC.shape)}, (B, {num_classes}) expected, a column for each "
+                "of the class counts that the objective was made from"
+            )
+        labels = target_B.first if isinstance(target_B, Mixed) else target_B
+        wanted = (logits_BC.shape[0], *logits_BC.shape[2:])
+        if labels.shape != wanted or not labels.numel():
+            raise ConfigError(
+                f"target: {tuple(labels.shape)} labels for logits of {tuple(logits_BC.shape)}; "
+                "give one for each, and at least one"
+            )
+
+
+def _refuse_other_labels(target_B: Tensor, num_classes: int) -> None:
+    """Those of no class, on the CPU alone: elsewhere a step would wait for the device."""
+    if target_B.device.type != "cpu" or torch.compiler.is_compiling() or not len(target_B):
+        return
+    low, high = map(int, target_B.aminmax())
+    if low < 0 or high >= num_classes:
+        raise ConfigError(
+            f"target: label {low if low < 0 else high} of {num_classes} classes; give 0 to one "
+            "less than those, or name what is left out as ignore_index"
+        )
 
 
 def make_objective(
@@ -121,9 +144,11 @@ def make_objective(
     Raises:
         ConfigError: `class_counts` (C,) are no counts, or the parts refuse their options.
     """
-    if class_counts.ndim != 1 or bool((class_counts < 0).any() or (class_counts % 1 != 0).any()):
+    is_odd_C = (class_counts < 0) | (class_counts % 1 != 0)
+    if class_counts.ndim != 1 or bool(is_odd_C.any()) or not bool(class_counts.any()):
         raise ConfigError(
-            "class_counts: not the number of training images of each class; give whole numbers"
+            "class_counts: not the number of training images of each class; give whole numbers, "
+            "one of them above 0"
         )
     loss = build("loss", config.loss, LOSSES, class_counts, place=f"{place}.loss")
     weighting = build(
@@ -175,7 +200,7 @@ class EffectiveNumber(Weighting):
             reweighting of LDAM-DRW (160 of 200 epochs).
     """
 
-    def __init__(self, class_counts: Tensor, *, beta: Beta = 0.9999, start: Fraction = 0.0) -> None:
+    def __init__(self, class_counts: Tensor, *, beta: Beta = 0.9999, start: Start = 0.0) -> None:
         super().__init__(effective_number_weight(class_counts, beta))
         self.start = start
 

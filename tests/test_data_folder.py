@@ -106,7 +106,7 @@ def test_a_validation_split_is_held_back_beside_the_test_split(tmp_path):
     assert len({*data.train.listed, *data.val.listed, *data.test.listed}) == 32
     assert "test split of 3 per class held back from train; val split of 2" in data.source
     assert data.identity["test"] == folder(tmp_path, test_per_class=3).identity["test"]
-    said = problem(folder, tmp_path, test_per_class=3, val_per_class=9)
+    said = problem(folder, tmp_path, test_per_class=3, val_per_class=9, error=ConfigError)
     assert said.startswith("val_per_class: class 'b' has 9 images, 9 would be held back")
     fill(tmp_path, {"a": 2, "b": 2}, split="val")
     said = problem(folder, tmp_path, val_per_class=2, error=ConfigError)
@@ -366,7 +366,7 @@ def test_mistakes_are_named_with_their_remedy(tmp_path):
     assert problem(folder, None).startswith("data root: none given; give --data-root DIR")
     assert "neither train/<class>/ folders nor train.txt" in problem(folder, tmp_path)
     fill(tmp_path, {"a": 6, "b": 1})
-    assert problem(folder, tmp_path).startswith(
+    assert problem(folder, tmp_path, error=ConfigError).startswith(
         "test_per_class: class 'b' has 1 images, 1 would be held back and none left to train on"
     )
     fill(tmp_path, {"a": 1, "c": 1}, "test")

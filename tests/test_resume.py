@@ -221,7 +221,7 @@ def test_again_starts_a_stopped_run_over_but_not_a_stopped_repetition(tmp_path):
 def test_a_loss_that_is_not_finite_leaves_the_last_good_state(tmp_path):
     config = prepare("digits_lt", "ce", ["optim.lr=1e30", "optim.epochs=3"])
     where = Runtime.choose("cpu", results=tmp_path, checkpoint_seconds=0)
-    with pytest.raises(NotFiniteError, match=r"at epoch 0, step \d+") as first:
+    with pytest.raises(NotFiniteError, match=r"in epoch 1, at step \d+") as first:
         run(config, where)
     kept = load_tensors(tmp_path / "runs" / config.run_id / "checkpoint.pt")["state"]["meter"]
     assert kept["losses"].isfinite().all()

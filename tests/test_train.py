@@ -82,6 +82,22 @@ def test_a_last_batch_of_a_few_images_is_told_of(caplog):
     assert caplog.messages == []
 
 
+def test_a_learning_rate_for_steps_of_another_size_is_told_of(caplog, tmp_path):
+    """The digits' recipe has 0.05 for 30 images."""
+
+    def told(*overrides):
+        caplog.clear()
+        run(prepare("digits_lt", "ce", ["optim.epochs=1", *overrides]), runtime(tmp_path))
+        return caplog.messages
+
+    assert told("optim.batch_size=60") == [
+        "optim.lr: 0.05 is that of steps of 30 images, these have 60; optim.lr=0.1 is in proportion"
+    ]
+    assert len(told("optim.accumulate=2")) == 1
+    assert told("optim.batch_size=15", "optim.accumulate=2") == []
+    assert told("optim.batch_size=60", "optim.lr=0.1") == []
+
+
 def test_class_weights_are_kept_at_evenly_spaced_epochs_the_last_among_them():
     _, history = train("optim.epochs=50", overlay="recall")
     kept = history.classes["class_weight"]
@@ -275,7 +291,7 @@ def test_training_extras_run_from_the_command_line(override, tmp_path):
 
 def test_a_loss_that_is_not_finite_names_epoch_and_step(tmp_path):
     config = prepare("digits_lt", "ce", ["optim.lr=1e30", "optim.epochs=3"])
-    with pytest.raises(NotFiniteError, match=r"^loss is (nan|inf) at epoch 0, step \d+"):
+    with pytest.raises(NotFiniteError, match=r"^loss is (nan|inf) in epoch 1, at step \d+"):
         run(config, runtime(tmp_path))
     assert not (tmp_path / "runs" / config.run_id / "record.json").exists()
 

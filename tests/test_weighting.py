@@ -364,7 +364,29 @@ def test_logits_of_other_classes_than_the_counts_are_refused():
         objective(torch.zeros(4, 5), torch.tensor([0, 1, 2, 0]))
 
 
-@pytest.mark.parametrize("counts", [[5.5, 2.0], [-1.0, 3.0], [[1.0, 2.0]]])
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([0, 3], "target: label 3 of 3 classes; give 0 to one less than those, or name what"),
+        ([-100, 0], "target: label -100 of 3 classes"),
+        ([0, 1, 2], r"target: \(3,\) labels for logits of \(2, 3\); give one for each"),
+        ([[0, 1]], r"target: \(1, 2\) labels for logits of \(2, 3\)"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels, said):
+    objective = make_objective(ObjectiveConfig(), torch.tensor([5, 3, 2]))
+    with pytest.raises(ConfigError, match=said):
+        objective(torch.zeros(2, 3), torch.tensor(labels))
+
+
+def test_a_batch_without_images_is_refused_and_one_of_ignored_labels_gives_zero():
+    objective = make_objective(ObjectiveConfig(), torch.tensor([5, 3]), ignore_index=255)
+    with pytest.raises(ConfigError, match="and at least one"):
+        objective(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))
+    assert objective(torch.randn(3, 2), torch.full((3,), 255)) == 0
+
+
+@pytest.mark.parametrize("counts", [[5.5, 2.0], [-1.0, 3.0], [[1.0, 2.0]], [0, 0]])
 def test_what_are_no_counts_is_refused(counts):
     with pytest.raises(ConfigError, match="class_counts: not the number of training images"):
         make_objective(ObjectiveConfig(), torch.tensor(counts))

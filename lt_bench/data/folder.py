@@ -320,7 +320,7 @@ def _hold_back(
     pool = items["train"]
     for name, there in zip(class_names, counts_of(pool, len(class_names)), strict=True):
         if there <= per_class:
-            raise DataError(
+            raise ConfigError(
                 f"{split}_per_class: class {name!r} has {there} images, {per_class} would be held "
                 f"back and none left to train on; lower it, add images, or add a {split}/ folder"
             )
