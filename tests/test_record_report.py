@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -707,6 +708,15 @@ def test_a_table_varies_a_setting_in_sections(checkout, results):
     # of the means of two seeds, without the seeds' share
     assert float(across["CE"][5]) == pytest.approx((2.5**2 - seeds**2 / 2) ** 0.5, abs=0.06)
     assert across["CB (batch mean)"][:2] + across["CB (batch mean)"][3:4] == ["68.8", "71.2", "1.0"]
+    captions = re.findall(r"\\caption{.*", (results / "tables" / "table.tex").read_text())
+    for seed, caption in enumerate(captions, start=1):
+        assert rf", data.subset\_seed={seed}. " in caption
+    assert len(captions) == 3
+    one = next(run for run in report.cells("table") if run.overlay == "ce")
+    (results / "runs" / one.run_id / "record.json").unlink()
+    across = rows(report.write_table("table", results).partition("## Across")[2])
+    assert across["CE"][:2] == ["65.0 (n = 1)", "66.3 (n = 2)"]
+    assert across["CB (batch mean)"][:1] == ["68.8"]
     (checkout / "table.toml").write_text(TABLE + 'vary = ["optim.lr=0.1", "optim.lr=0.2"]')
     fill_with(results)
     assert "sd over" not in report.write_table("table", results)  # no draws of one thing
@@ -754,7 +764,8 @@ a\_b\&c & 90.0 $\pm$ 0.0 & 65.0 $\pm$ 0.0 & 25.0 $\pm$ 7.1 & 61.3 $\pm$ 1.8 & 2 
 
 def test_latex_says_the_same_and_escapes_names(checkout, results):
     (checkout.parent / "methods" / "a_b&c.toml").write_text("")
-    (checkout / "table.toml").write_text(TABLE.replace('"mine"', '"a_b&c"').replace("|", "50 %"))
+    own = TABLE.replace('"mine"', '"a_b&c"').replace("|", "50 %") + 'note = "Take -1 for 2-1."\n'
+    (checkout / "table.toml").write_text(own)
     for run in report.cells("table"):
         last = 8 + 2 * run.seed if run.overlay == "cb" else 2 + run.seed
         write(make_record(run, correct=(9, 8, 5, last), dirty=run.overlay == "cb"), results)
@@ -763,6 +774,8 @@ def test_latex_says_the_same_and_escapes_names(checkout, results):
     assert LATEX.strip() in text.replace("CB (batch mean)$^{a}$", "CB")
     assert "\\par\\footnotesize $^{a}$ made with uncommitted changes to the code.\n" in text
     assert r"A 50 \% table" in text
+    assert "\\par\\footnotesize Take $-$1 for 2-1.\n" in text
+    assert "Groups by training images per class: many: more than 100 (" in text
 
 
 def test_the_csv_holds_fractions_in_full(checkout, results):

@@ -1,5 +1,6 @@
 """Tables for papers: LaTeX with booktabs, narrowed where they are wider than the text."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from lt_bench.reports.prose import dataset_name
 from lt_bench.reports.render import (
     bolded,
     facts_of_runs,
+    group_sizes,
     how_to_read,
     lettered,
     missing_runs,
@@ -58,10 +60,12 @@ def _latex_table(table: Filled, section: str, rows: Sequence[Row]) -> str:
     lines = list(bolded(grid, r"\textbf{", "}", latex))
     for cells, marked in zip(lines, of_rows, strict=True):
         cells[0] += f"$^{{{','.join(marked)}}}$" if marked else ""
-    caption = [f"{title(table)}, {dataset_name(rows[0].config)}.", facts_of_runs(rows)]
-    caption += [*filter(None, [overridden(table)]), *how_to_read(table, rows)]
+    varied = section.partition(" ")[2]
+    named = [title(table), dataset_name(rows[0].config), *([varied] if varied else [])]
+    caption = [f"{', '.join(named)}.", facts_of_runs(rows), overridden(table)]
+    caption += [group_sizes(table, rows), *how_to_read(table, rows)]
     shared = [mark for mark in shared_marks(rows) if not mark.startswith(VERSIONS)]
-    notes = [f"All rows: {'; '.join(shared)}."] if shared else []
+    notes = [table.config.note, f"All rows: {'; '.join(shared)}." if shared else ""]
     is_wide = len(grid.head) > WIDE
     kind = "table*" if is_wide else "table"
     size, space = (r"\footnotesize", 3) if is_wide else (r"\small", 4)
@@ -71,7 +75,7 @@ def _latex_table(table: Filled, section: str, rows: Sequence[Row]) -> str:
         [
             rf"\begin{{{kind}}}",
             rf"\centering{size}\setlength{{\tabcolsep}}{{{space}pt}}",
-            rf"\caption{{{latex(' '.join(caption))}}}\vspace{{4pt}}",
+            rf"\caption{{{latex(' '.join(filter(None, caption)))}}}\vspace{{4pt}}",
             rf"\label{{tab:{table.name_of(section)}}}",
             rf"% {latex(settings(section))}",
             *(rf"% {latex(mark)}" for mark in versions),
@@ -83,7 +87,7 @@ def _latex_table(table: Filled, section: str, rows: Sequence[Row]) -> str:
             *(" & ".join(cells) + r" \\" for cells in lines),
             r"\bottomrule",
             r"\end{tabular}}",
-            *(rf"\par\footnotesize {latex(note)}" for note in notes),
+            *(rf"\par\footnotesize {latex(note)}" for note in notes if note),
             *(
                 rf"\par\footnotesize $^{{{letter}}}$ {latex(mark)}."
                 for mark, letter in letters.items()
@@ -94,4 +98,5 @@ def _latex_table(table: Filled, section: str, rows: Sequence[Row]) -> str:
 
 
 def latex(text: str) -> str:
-    return " ".join(text.split()).translate(LATEX)
+    """Text as LaTeX source, in one line; the hyphen before a number is a minus sign."""
+    return re.sub(r"(?<![\w-])-(?=\d)", "−", " ".join(text.split())).translate(LATEX)

@@ -6,7 +6,7 @@ import math
 import shlex
 import statistics
 import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -197,8 +197,7 @@ def facts(table: Filled, rows: Sequence[Row]) -> tuple[list[str], list[str]]:
         f"{data.totals['test']:,} in the test split"
         + (f", {data.totals['val']:,} in the validation split." if "val" in data.totals else ".")
     ]
-    if set(metrics.SHOT_GROUPS) <= set(table.columns):
-        lines.append(_shot_groups(data.class_counts, **table.config.report.options))
+    lines += filter(None, [group_sizes(table, rows)])
     records = [record for row in rows for record in row.records]
     machines, code = (sorted(set(map(said, records))) for said in (_machine, version))
     ran = f"Ran on {'; '.join(machines)}. Code: {', '.join(code)}."
@@ -259,8 +258,7 @@ def across_grid(table: Filled) -> Grid | None:
     are_draws = varied == {"data.subset_seed"} and len(table.config.recipes) == 1
     lines = []
     for name, found in by_name.items():
-        means = [row.mean(HEADLINE) if (row := found.get(key)) else None for key in table.rows]
-        cells = [column.printed(mean) for mean in means]
+        cells = [_in_section(column, found.get(key), found.values()) for key in table.rows]
         cells.append(f"{place[name]:.1f}" if name in place and len(place) > 1 else NO_VALUE)
         if are_draws:
             spreads = _sd_of_seeds(found), _sd_of_sections(found)
@@ -278,6 +276,13 @@ def across_grid(table: Filled) -> Grid | None:
         )
     spread = ["sd over seeds", "sd over sections"] if are_draws else []
     return Grid(about, ["method", *section_names(table), "mean rank", *spread], lines)
+
+
+def _in_section(column: Column, row: Row | None, beside: Iterable[Row]) -> str:
+    """The mean of a row, with its number of seeds if that of the same row elsewhere differs."""
+    text = column.printed(row.mean(HEADLINE) if row else None)
+    differs = len({len(other.records) for other in beside}) > 1
+    return f"{text} (n = {len(row.records)})" if row and differs else text
 
 
 def _sd_of_seeds(rows: Mapping[str, Row]) -> float | None:
@@ -376,7 +381,14 @@ def _end(column: Column, value: float) -> str:
     return next((text for text in texts if _is_nonzero(text)), texts[0])
 
 
-def _shot_groups(
+def group_sizes(table: Filled, rows: Sequence[Row]) -> str:
+    """Which classes each shot group holds, in a sentence; empty where no column is of them."""
+    if not set(metrics.SHOT_GROUPS) <= set(table.columns):
+        return ""
+    return _group_sizes(rows[0].records[0].data.class_counts, **table.config.report.options)
+
+
+def _group_sizes(
     class_counts: Sequence[int], *, many: int = metrics.MANY, few: int = metrics.FEW
 ) -> str:
     sizes = {

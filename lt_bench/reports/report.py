@@ -246,7 +246,7 @@ def shot_weights(
 def validation(
     record: Record, runs: Runs, *, many: Number = metrics.MANY, few: Number = metrics.FEW
 ) -> Scores:
-    """The same scores of the validation split: to choose settings by, no results."""
+    """Shot groups and top-1 of the validation split: to choose settings by, no results."""
     if record.val is None:
         return dict.fromkeys((*metrics.SHOT_GROUPS, HEADLINE))
     return shots(replace(record, test=record.val), runs, many=many, few=few)
@@ -268,7 +268,7 @@ def shifted(
     *,
     factors: tuple[ImbalanceFactor, ...] = (50.0, 10.0, 2.0),
 ) -> Scores:
-    """Accuracy if the test classes were long-tailed: forward as training is, or backward."""
+    """Accuracy on test classes long-tailed by a factor: forward as in training, or backward."""
     shifts = {f"forward_{factor:g}": (factor, False) for factor in factors}
     shifts["uniform"] = (1.0, False)
     shifts |= {f"backward_{factor:g}": (factor, True) for factor in reversed(factors)}
