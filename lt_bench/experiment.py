@@ -13,7 +13,15 @@ import torch
 
 from lt_bench.assembly import load_data, make_loader, make_method, prepare, refuse_unfit
 from lt_bench.checkpoint import Checkpoint, load_model, not_usable, save_tensors
-from lt_bench.config import RunConfig, gather, in_folder, key_of, repetition, with_seed
+from lt_bench.config import (
+    OptimConfig,
+    RunConfig,
+    gather,
+    in_folder,
+    key_of,
+    repetition,
+    with_seed,
+)
 from lt_bench.data.bad_images import LEFT_OUT
 from lt_bench.data.lists import published
 from lt_bench.data.loading import Loader
@@ -121,10 +129,11 @@ def _heed_learning_rate(config: RunConfig) -> None:
     given = set(map(key_of, config.overrides))
     if "optim.lr" in given or given.isdisjoint({"optim.batch_size", "optim.accumulate"}):
         return
-    optim, before = config.optim, gather(config.recipe, config.overlay).tree["optim"]
-    size, own = optim.batch_size * optim.accumulate, before["batch_size"]
-    own *= before.get("accumulate", 1)
-    if size != own and not rank():
+    optim, before = config.optim, gather(config.recipe, config.overlay).tree.get("optim", {})
+    size = optim.batch_size * optim.accumulate
+    own = before.get("batch_size", OptimConfig.batch_size)
+    own *= before.get("accumulate", OptimConfig.accumulate)
+    if size != own and optim.epochs and not rank():
         logger.warning(
             f"optim.lr: {optim.lr:g} is that of steps of {own} images, these have {size}; "
             f"optim.lr={optim.lr * size / own:g} is in proportion"

@@ -96,6 +96,9 @@ def test_a_learning_rate_for_steps_of_another_size_is_told_of(caplog, tmp_path):
     assert len(told("optim.accumulate=2")) == 1
     assert told("optim.batch_size=15", "optim.accumulate=2") == []
     assert told("optim.batch_size=60", "optim.lr=0.1") == []
+    caplog.clear()
+    experiment._heed_learning_rate(prepare("digits_lt", "tau_norm", ["optim.batch_size=60"]))
+    assert caplog.messages == []  # it takes no steps
 
 
 def test_class_weights_are_kept_at_evenly_spaced_epochs_the_last_among_them():
