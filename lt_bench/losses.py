@@ -68,7 +68,9 @@ class CrossEntropy(Loss):
     """Cross-entropy of the softmax.
 
     Args:
-        label_smoothing: share of the target spread evenly over all classes.
+        label_smoothing: share of the target spread evenly over all classes. A weighting multiplies
+            the whole by its label's weight, where torch's `cross_entropy(weight=...)` weighs each
+            class's share.
     """
 
     def __init__(self, class_counts: Tensor, *, label_smoothing: Fraction = 0.0) -> None:
