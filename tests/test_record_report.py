@@ -36,6 +36,10 @@ def rows(markdown):
     return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
 
 
+def table_frame(results):
+    return tables.frame(report.fill("table", read_all(results)))
+
+
 # --- records ---
 
 
@@ -383,7 +387,7 @@ def test_images_that_cannot_be_told_apart_have_no_interval(checkout, results):
     assert "CB (batch mean)" in rows(before)
     assert "CB (batch mean)" not in rows(gains)
     assert "mine" in rows(gains)
-    assert report.table_frame("table", results)["few_difference"][1] == pytest.approx(0.7)
+    assert table_frame(results)["few_difference"][1] == pytest.approx(0.7)
     other = replace(one, data=replace(one.data, identity={"test": "4" * 64}))
     write(other, results)
     assert "CB (batch mean)" not in rows(
@@ -419,7 +423,7 @@ def test_a_second_stage_says_which_settings_its_parent_is_without(checkout, resu
     table = TABLE.replace('"mine"', '"child"') + 'overrides = ["optim.lr=0.1"]'
     (checkout / "table.toml").write_text(table)
     fill_with(results)
-    *_, mark = report.table_frame("table", results)["marks"]
+    *_, mark = table_frame(results)["marks"]
     assert mark == "second stage, 4 epochs after the 4 of CE, which is without optim.lr=0.1"
 
 
@@ -433,7 +437,7 @@ def test_an_empty_group_is_a_dash(checkout, results):
     fill_with(results, class_counts=(200, 150, 101, 19))
     grid = rows(report.write_table("table", results))
     assert grid["CE"][1] == "–"
-    frame = report.table_frame("table", results)
+    frame = table_frame(results)
     assert frame["medium_n"].tolist() == [0, 0, 0]
     assert frame["medium_mean"].isna().all()
 
@@ -504,7 +508,7 @@ def test_seeds_of_different_commits_and_second_stages_are_marked(checkout, resul
         settled = {"tau": 0.5} if run.overlay == "child" else {}
         environment = {**one.environment, "commit": commit}
         write(replace(one, environment=environment, settled=settled), results)
-    marks = report.table_frame("table", results)["marks"]
+    marks = table_frame(results)["marks"]
     assert marks.tolist() == [
         "",
         "runs of different versions of the code: aaaaaaaa, bbbbbbbb",
@@ -515,7 +519,7 @@ def test_seeds_of_different_commits_and_second_stages_are_marked(checkout, resul
     assert "4 epochs, the last one reported" in text
     parent = report.cells("table")[0]
     write(make_record(parent, dirty=True), results)
-    marks = report.table_frame("table", results)["marks"]
+    marks = table_frame(results)["marks"]
     assert [mark.startswith("made with uncommitted") for mark in marks] == [True, False, True]
 
 
@@ -632,7 +636,7 @@ def test_a_mark_that_all_rows_share_stands_above_them(checkout, results):
         "short recipe: 2 epochs, the full one has 4." in text
     )
     assert "CE" in rows(text)
-    frame = report.table_frame("table", results)
+    frame = table_frame(results)
     assert frame["marks"].str.contains("short recipe").all()
 
 
@@ -689,7 +693,7 @@ def test_recipes_have_a_section_each(checkout, results):
     fill_with(results)
     text = report.write_table("table", results)
     assert text.count("## Digits-LT") == 2
-    frame = report.table_frame("table", results)
+    frame = table_frame(results)
     assert frame["section"].tolist() == ["small"] * 3 + ["small:short"] * 3
 
 
@@ -742,7 +746,7 @@ def test_a_child_of_a_short_parent_is_marked_short(checkout, results):
     )
     (checkout / "table.toml").write_text(child)
     fill_with(results)
-    marks = report.table_frame("table", results)["marks"]
+    marks = table_frame(results)["marks"]
     assert marks.tolist() == [
         "second stage, 1 epochs after the 2 of CE; short recipe: 2 epochs, the full one has 4"
     ]
@@ -818,7 +822,7 @@ def test_the_csv_holds_fractions_in_full(checkout, results):
 def test_every_other_report(checkout, results, name, expected):
     (checkout / "table.toml").write_text(TABLE.replace("[0, 1]", "[0]") + f'report = "{name}"')
     fill_with(results, val=(8, 6, 4, 2))
-    frame = report.table_frame("table", results)
+    frame = table_frame(results)
     for column, value in expected.items():
         assert frame[f"{column}_mean"][0] == pytest.approx(value)
     assert "CE" in rows(report.write_table("table", results))
@@ -866,12 +870,12 @@ def test_cost_adds_the_parents(checkout, results):
     only_child = TABLE.replace('["ce", "cb", "mine"]', '["child"]') + 'report = "cost"'
     (checkout / "table.toml").write_text(only_child)
     fill_with(results, seconds=7.0)
-    frame = report.table_frame("table", results)
+    frame = table_frame(results)
     assert frame["seconds_mean"][0] == 7
     assert frame["seconds_with_parents_mean"][0] == 14
     parent = report.cells("table")[0]
     (results / "runs" / parent.run_id / "record.json").unlink()
-    frame = report.table_frame("table", results)
+    frame = table_frame(results)
     assert frame["seconds_with_parents_n"][0] == 0  # of the two seeds, one has lost its parent
 
 

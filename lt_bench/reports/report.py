@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from lt_bench import metrics
 from lt_bench.config import ROOT, RunConfig, in_folder, load, names, read_toml, stem_of, with_seed
@@ -31,7 +30,6 @@ from lt_bench.reports.tables import (
     Scores,
     TableConfig,
     compared,
-    frame,
     marked,
     with_parents,
 )
@@ -123,11 +121,6 @@ def fill(name: str, records: Sequence[Record], also: Spec | None = None) -> Fill
         missing=tuple(run for run in wanted if run.run_id not in by_run),
         num_runs=len(wanted),
     )
-
-
-def table_frame(name: str, results: Path) -> pd.DataFrame:
-    """A row per method: mean, sd (n - 1) and n of each column, as fractions, and its marks."""
-    return frame(fill(name, read_all(results)))
 
 
 def write_table(name: str, results: Path) -> str:
