@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lt_bench.data.images import Reader, unreadable_as
+from lt_bench.data.images import ImageReader, unreadable_as
 from lt_bench.data.lists import identity
 from lt_bench.data.types import LongTailData
 from lt_bench.errors import DataError
@@ -20,7 +20,7 @@ OnTried = Callable[[int], object]
 
 
 def unreadable(
-    reader: Reader, *, workers: int, on_tried: OnTried = lambda number: None
+    reader: ImageReader, *, workers: int, on_tried: OnTried = lambda number: None
 ) -> dict[int, str]:
     """Decode every image; the positions of those that cannot be, with what is wrong.
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from lt_bench.data.benchmarks import IMAGENET_MEAN, IMAGENET_STD, shared_images
 from lt_bench.data.image_list import MAX_DIGITS, parse, read_text
-from lt_bench.data.images import FolderReader, Reader, is_image_name
+from lt_bench.data.images import FolderReader, ImageReader, is_image_name
 from lt_bench.data.listed import PACK, Decode, assemble, image_files, missing_files
 from lt_bench.data.lists import Item, by_label, counts_of, first, ranked
 from lt_bench.data.pack import pack_path, read_pack
@@ -36,7 +36,7 @@ class Held:
     class_names: Sequence[str]
     items: Mapping[str, Sequence[Item]]
     source: str
-    reader: Callable[[Sequence[Item]], Reader]
+    reader: Callable[[Sequence[Item]], ImageReader]
 
 
 def folder(

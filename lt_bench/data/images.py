@@ -112,7 +112,7 @@ class Decoded:
 Stored = EncodedImage | Decoded
 
 
-class Reader(Protocol):
+class ImageReader(Protocol):
     """The images of a split, opened by position and not yet decoded."""
 
     def __len__(self) -> int: ...
@@ -129,7 +129,7 @@ class Reader(Protocol):
         """The file as it is stored."""
         ...
 
-    def only(self, indices: Sequence[int]) -> "Reader":
+    def only(self, indices: Sequence[int]) -> "ImageReader":
         """Those at these positions, in this order."""
         ...
 
@@ -229,7 +229,7 @@ Window = CentreWindow | RandomWindow
 
 
 def pixels(
-    reader: Reader,
+    reader: ImageReader,
     index: int,
     window: Window,
     *,
@@ -279,7 +279,7 @@ def resized(image: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 @contextmanager
-def unreadable_as(reader: Reader, index: int) -> Iterator[None]:
+def unreadable_as(reader: ImageReader, index: int) -> Iterator[None]:
     """What Pillow raises for a damaged file becomes an error that names the file."""
     try:
         yield

@@ -17,7 +17,7 @@ from lt_bench.data.benchmarks import (
     facts_of,
     shared_images,
 )
-from lt_bench.data.images import FolderReader, Reader
+from lt_bench.data.images import FolderReader, ImageReader
 from lt_bench.data.layouts import Found
 from lt_bench.data.lists import Item, by_label, counts_of, first, identity, ranked, read_list
 from lt_bench.data.pack import pack_path, read_pack
@@ -155,7 +155,7 @@ def load(
 
 def assemble(
     items: Mapping[str, Sequence[Item]],
-    readers: Mapping[str, Reader],
+    readers: Mapping[str, ImageReader],
     *,
     image_size: int,
     decode: Decode,
@@ -177,7 +177,7 @@ def assemble(
 
 def image_files(
     items: Mapping[str, Sequence[Item]],
-    readers: Mapping[str, Reader],
+    readers: Mapping[str, ImageReader],
     image_size: int,
     decode: Decode = "exact",
 ) -> dict[str, ImageFiles]:
@@ -200,7 +200,7 @@ def _packed(
     items: Mapping[str, Sequence[Item]],
     image_size: int,
     decode: Decode,
-) -> tuple[Mapping[str, Reader], str]:
+) -> tuple[Mapping[str, ImageReader], str]:
     """A reader for each split out of the pack, and what the pack says of itself."""
     if root is None:
         raise DataError("data root: none given; give --data-root DIR, which holds the pack")
@@ -221,7 +221,7 @@ def _find(benchmark: Benchmark, root: Path | None, layout: str) -> tuple[Found, 
 
 def _readers(
     found: Found, items: Mapping[str, Sequence[Item]], class_names: Sequence[str]
-) -> dict[str, Reader]:
+) -> dict[str, ImageReader]:
     paths = {
         split: [found.layout.locate(path, class_names[label]) for path, label in listed]
         for split, listed in items.items()

@@ -23,7 +23,7 @@ from lt_bench.data.images import (
     CentreWindow,
     Decoded,
     EncodedImage,
-    Reader,
+    ImageReader,
     Stored,
     resized,
     unreadable_as,
@@ -205,7 +205,7 @@ def write_pack(
     return Report((f"{first}, {_describe(said)}", *_left_out(path)), ok=True)
 
 
-def _num_bytes(reader: Reader, index: int) -> int:
+def _num_bytes(reader: ImageReader, index: int) -> int:
     """By which a replaced image is noticed; none of one that cannot be read at all."""
     try:
         return reader.num_bytes(index)
@@ -249,7 +249,7 @@ def _describe(said: Mapping[str, Any]) -> str:
 
 
 def _encode(
-    reader: Reader, index: int, *, short: int, form: Format, is_skipped: bool
+    reader: ImageReader, index: int, *, short: int, form: Format, is_skipped: bool
 ) -> tuple[bytes, int, int]:
     """An image as it is packed, its width and its height; nothing if it cannot be read."""
     try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lt_bench.data.images import CentreWindow, Reader, Window
+from lt_bench.data.images import CentreWindow, ImageReader, Window
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ImageFiles:
     evaluation sees of each.
     """
 
-    reader: Reader
+    reader: ImageReader
     listed: Sequence[str]
     labels: Tensor
     size: int = 224
