@@ -9,12 +9,12 @@ from torch import Tensor
 
 from lt_bench.data.loading import Loader
 from lt_bench.errors import RunError
+from lt_bench.kernels import first_argmax
 from lt_bench.methods import Method
 from lt_bench.metrics import SCORE_BINS, TOP_LABEL_BINS, Bins, Tally, bin_edges
 from lt_bench.models.folding import Foldable
 from lt_bench.record import SplitResult
 from lt_bench.runtime import Runtime
-from lt_bench.weighting import first_argmax
 
 
 @torch.no_grad()

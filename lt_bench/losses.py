@@ -6,12 +6,11 @@ class weights and the division belong to `weighting.Objective`.
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from lt_bench.class_vectors import (
     effective_number_weight,
@@ -21,6 +20,7 @@ from lt_bench.class_vectors import (
     present_counts,
 )
 from lt_bench.errors import ConfigError
+from lt_bench.kernels import cross_entropy, uniform
 from lt_bench.progress import START, Progress
 from lt_bench.runtime import sum_over_ranks
 from lt_bench.schema import Fraction, NonNegative, Part, Positive, Range, Spec, build
@@ -51,17 +51,6 @@ class Loss(nn.Module):
     def initial_bias(self) -> float | None:
         """Where the head's bias must start, and stay free of weight decay; None: no demand."""
         return None
-
-
-def cross_entropy(logits_BC: Tensor, target_B: Tensor) -> Tensor:
-    """-log softmax at the target, per sample.
-
-    On CPU, where memory is what costs, with two (B, C) arrays instead of torch's three: half to
-    nine tenths of its time from 1,000 classes on.
-    """
-    if logits_BC.device.type == "cpu":
-        return cast(Tensor, _KeptSoftmax.apply(logits_BC, target_B))
-    return F.cross_entropy(logits_BC, target_B, reduction="none")
 
 
 class CrossEntropy(Loss):
@@ -180,7 +169,7 @@ class SoftmaxEqualization(Loss):
     ) -> Tensor:
         """`uniform_BC` injects the draw: a tail class leaves where it is below gamma."""
         num_samples, num_tail = len(logits_BC), len(self.tail_T)
-        draw_BT = _uniform(logits_BC, num_samples, num_tail + 1)
+        draw_BT = uniform(logits_BC, num_samples, num_tail + 1)
         if uniform_BC is not None:
             draw_BT[:, :num_tail] = uniform_BC[:, self.tail_T]
         draw_BT.scatter_(1, self.slot_C[target_B].unsqueeze(1), 1.0)  # the target stays
@@ -450,7 +439,7 @@ class Equalization(Loss):
         is_foreground_B1 = (target_B < logits_BC.shape[1]).unsqueeze(1)
         is_spared_BC = self.is_tail_C & (sign_BC < 0) & is_foreground_B1
         if self.keep:
-            draw_BC = _uniform(logits_BC, *logits_BC.shape) if uniform_BC is None else uniform_BC
+            draw_BC = uniform(logits_BC, *logits_BC.shape) if uniform_BC is None else uniform_BC
             is_spared_BC = is_spared_BC & (draw_BC >= self.keep)
         return -F.logsigmoid(sign_BC * logits_BC).masked_fill(is_spared_BC, 0.0).sum(1)
 
@@ -681,38 +670,6 @@ class Ramp(Combined):
 
     def probabilities(self, logits_BC: Tensor) -> Tensor:
         return self.second.probabilities(logits_BC)
-
-
-class _KeptSoftmax(torch.autograd.Function):
-    """Cross-entropy that keeps the softmax, which is all its gradient needs."""
-
-    @staticmethod
-    def forward(ctx: Any, logits_BC: Tensor, target_B: Tensor) -> Tensor:
-        target_B1 = target_B.unsqueeze(1)
-        p_BC = logits_BC.softmax(1)
-        ctx.save_for_backward(p_BC, target_B1)
-        # the largest probability is at least 1 / C, so its logarithm is safe; large logits leave
-        # before it comes, lest they round it away
-        behind_B = logits_BC.amax(1) - logits_BC.gather(1, target_B1).squeeze(1)
-        return behind_B - p_BC.amax(1).log()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor, None]:
-        p_BC, target_B1 = ctx.saved_tensors
-        grad_B1 = grad_B.unsqueeze(1)
-        return (p_BC * grad_B1).scatter_add_(1, target_B1, -grad_B1), None
-
-
-def _uniform(like: Tensor, rows: int, columns: int) -> Tensor:
-    """Draws from 0, 1/65536, ... 65535/65536 in the type and on the device of `like`.
-
-    Four out of each random number of 64 bits, since drawing is what costs.
-    """
-    total = rows * columns
-    bits = torch.randint(-(2**63), 2**63 - 1, (-(-total // 4),), device=like.device)
-    signed = bits.view(torch.int16)[:total].view(rows, columns)
-    return signed.to(like.dtype).add_(2**15).mul_(2**-16)
 
 
 def _sign(logits_BC: Tensor, target_B: Tensor, extra_labels: int = 0) -> Tensor:

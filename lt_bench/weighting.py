@@ -12,6 +12,7 @@ from lt_bench.class_vectors import effective_number_weight, inverse_frequency_we
 from lt_bench.config import ObjectiveConfig
 from lt_bench.data.mixing import Mixed
 from lt_bench.errors import ConfigError
+from lt_bench.kernels import first_argmax
 from lt_bench.losses import LOSSES, Beta, Loss
 from lt_bench.progress import START, Progress
 from lt_bench.runtime import mean_over_ranks, sum_over_ranks, world_size
@@ -286,26 +287,6 @@ class Recall(Weighting):
         average_C = torch.where(self.is_seen_C, average_C, new_C)
         self.is_seen_C.logical_or_(is_new_C)
         return torch.where(is_new_C, average_C, self.weight_C).clamp(min=self.floor)
-
-
-def first_argmax(logits_BC: Tensor, width: int = 64) -> Tensor:
-    """argmax(1), the first of equals.
-
-    On CPU, torch's argmax takes longer than a whole log-softmax, so this looks for the first block
-    of `width` classes that holds the maximum, then inside it: 2.5 to 5 times faster.
-    """
-    num_classes = logits_BC.shape[1]
-    if logits_BC.device.type != "cpu" or num_classes < 4 * width:
-        return logits_BC.argmax(1)
-    whole = num_classes - num_classes % width
-    maxima_BK = logits_BC[:, :whole].reshape(-1, whole // width, width).amax(2)
-    if whole < num_classes:
-        rest_B1 = logits_BC[:, whole:].amax(1, keepdim=True)
-        maxima_BK = torch.cat([maxima_BK, rest_B1], 1)
-    # the last window reaches back over classes that are all below the maximum
-    start_B = (width * maxima_BK.argmax(1)).clamp(max=num_classes - width)
-    window = logits_BC.unfold(1, width, 1)[torch.arange(len(start_B)), start_B]
-    return start_B + window.argmax(1)
 
 
 WEIGHTINGS: Table = {

@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lt_bench"
 FLOORS = {
-    **dict.fromkeys(["progress", "metrics", "errors"], 0),
+    **dict.fromkeys(["progress", "metrics", "errors", "kernels"], 0),
     "schema": 1,
     **dict.fromkeys(["arguments", "config", "runtime", "class_vectors", "files", "usage"], 2),
     **dict.fromkeys(["losses", "samplers", "optim", "models", "data", "record", "checkpoint"], 3),

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lt_bench import losses
+from lt_bench import kernels, losses
 from lt_bench.class_vectors import effective_number_weight, inverse_frequency_weight, is_tail
 from lt_bench.errors import ConfigError
 from lt_bench.losses import LOSSES
@@ -330,7 +330,7 @@ def test_seql_by_hand():
 def test_seql_draws_are_uniform_and_independent():
     """Four draws come of one number: each of the four, and neighbours, as if drawn alone."""
     torch.manual_seed(0)
-    draw = losses._uniform(torch.empty(0), 1001, 403).flatten()
+    draw = kernels.uniform(torch.empty(0), 1001, 403).flatten()
     draw = draw[: len(draw) // 4 * 4]
     assert (draw * 2**16 == (draw * 2**16).round()).all()
     assert draw.min() < 1e-4
@@ -433,7 +433,7 @@ def test_max_pooling_over_all_samples_is_the_mean():
 def test_cross_entropy_is_torchs(kind, dtype):
     given, target = batch(kind)
     results = []
-    for function in (losses.cross_entropy, partial(F.cross_entropy, reduction="none")):
+    for function in (kernels.cross_entropy, partial(F.cross_entropy, reduction="none")):
         logits = given.to(dtype, copy=True).requires_grad_()
         value = function(logits, target)
         (value * torch.arange(1.0, len(value) + 1)).sum().backward(retain_graph=True)
@@ -444,7 +444,7 @@ def test_cross_entropy_is_torchs(kind, dtype):
 
 def test_cross_entropy_of_a_class_shut_out():
     logits = torch.tensor([[0.0, -torch.inf, 0.0]], requires_grad=True)
-    value = losses.cross_entropy(logits, torch.tensor([0]))
+    value = kernels.cross_entropy(logits, torch.tensor([0]))
     value.backward()
     assert value.item() == pytest.approx(math.log(2))
     assert logits.grad[0].tolist() == [-0.5, 0, 0.5]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lt_bench.config import ObjectiveConfig
 from lt_bench.errors import ConfigError
+from lt_bench.kernels import first_argmax
 from lt_bench.losses import CrossEntropy
 from lt_bench.progress import Progress
 from lt_bench.schema import Spec, build
@@ -16,7 +17,6 @@ from lt_bench.weighting import (
     Objective,
     Recall,
     Uniform,
-    first_argmax,
     make_objective,
     reduce,
 )

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from lt_bench.bench import conventional
 from lt_bench.bench.measure import Result, Row, side_by_side
 from lt_bench.data.profiles import class_counts, shares_of_most
+from lt_bench.kernels import first_argmax
 from lt_bench.losses import LOSSES
 from lt_bench.metrics import Tally, macro_f1, shot_accuracy, top1
 from lt_bench.runtime import Runtime
-from lt_bench.weighting import WEIGHTINGS, Objective, first_argmax
+from lt_bench.weighting import WEIGHTINGS, Objective
 
 # batch and classes of CIFAR-100-LT, ImageNet-LT, iNaturalist 2018
 SHAPES = ((128, 100), (512, 1000), (512, 8142))
