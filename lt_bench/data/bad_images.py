@@ -77,10 +77,7 @@ def _with(data: LongTailData, kept: dict[str, Any], said: str) -> LongTailData:
                 f"{data.name}: no image of class {data.class_names[counts.index(0)]} is readable; "
                 "replace them"
             )
-    identities = {
-        name: identity(zip(split.listed, split.labels.tolist(), strict=True))
-        for name, split in kept.items()
-    }
+    identities = {name: identity(split.items) for name, split in kept.items()}
     return replace(
         data,
         **kept,

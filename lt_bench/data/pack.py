@@ -40,6 +40,7 @@ QUALITY = 90
 MAX_JPEG = 65_500  # pixels along a side
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
+Entry = tuple[str, int]  # the split of an image, and its position there
 OnPacked = Callable[[int], object]
 
 
@@ -57,8 +58,7 @@ class PackReader:
         return f"{self.path}, {_opened(self.path)['path'][self.rows[index]]}"
 
     def open(self, index: int) -> Stored:
-        pack, row = _opened(self.path), self.rows[index]
-        stored = pack["image"][row].as_buffer()
+        pack, row, stored = _opened(self.path), self.rows[index], self._stored(index)
         if not len(stored):
             raise ValueError("it was not when it was packed")
         if pack.schema.metadata[b"format"] == b"jpeg":
@@ -67,13 +67,16 @@ class PackReader:
         return Decoded(np.frombuffer(stored, dtype=np.uint8).reshape(shape))
 
     def num_bytes(self, index: int) -> int:
-        return len(_opened(self.path)["image"][self.rows[index]].as_buffer())
+        return len(self._stored(index))
 
     def content(self, index: int) -> bytes:
-        return _opened(self.path)["image"][self.rows[index]].as_buffer().to_pybytes()  # type: ignore[no-any-return]
+        return self._stored(index).to_pybytes()  # type: ignore[no-any-return]
 
     def only(self, indices: Sequence[int]) -> "PackReader":
         return replace(self, rows=[self.rows[i] for i in indices])
+
+    def _stored(self, index: int) -> Any:
+        return _opened(self.path)["image"][self.rows[index]].as_buffer()
 
 
 @dataclass(frozen=True)
@@ -166,25 +169,18 @@ def write_pack(
         BusyError: another process is making the same pack.
         WriteError: the disk is full, or the folder may not be written.
     """
-    short = short_side(files["train"].size)
     said = {
         "dataset": dataset,
-        "format": form,
-        "quality": QUALITY if form == "jpeg" else None,
-        "short_side": short,
-        "images": sum(len(split) for split in files.values()),
-        "bytes": sum(_num_bytes(s.reader, i) for s in files.values() for i in range(len(s))),
-        "identity": {
-            name: identity(zip(split.listed, split.labels.tolist(), strict=True))
-            for name, split in files.items()
-        },
+        **_contents(files, form),
         "class_names": list(class_names),
         "source": source,
     }
     schema = _schema(said)
     if path.is_file() and _opened(path).schema.metadata == schema.metadata:
         return Report((f"{path}: already there, {_describe(said)}", *_left_out(path)), ok=True)
-    encode = partial(_encode, short=short, form=form, is_skipped=on_bad_image == "skip")
+    encode = partial(
+        _encode, files, short=said["short_side"], form=form, is_skipped=on_bad_image == "skip"
+    )
     folder = path.with_name(f".{path.name}.part")
     part = folder / "rows"
     with owned(folder, f"{path}: is being made"), writing(path):
@@ -194,8 +190,7 @@ def write_pack(
             if not done:
                 file.write(schema.serialize())
             for entries in _batches(files, done):
-                encoded = pool.map(lambda entry: encode(files[entry[0]].reader, entry[1]), entries)
-                _append(file, _rows(schema, files, entries, list(encoded)))
+                _append(file, _rows(schema, files, entries, list(pool.map(encode, entries))))
                 on_packed(len(entries))
             _append(file, END_OF_STREAM)
         part.replace(path)
@@ -203,6 +198,19 @@ def write_pack(
     began = f", {done:,} of them by an earlier run" if done else ""
     first = f"{path}: {said['images']:,} images{began}, {path.stat().st_size / 1e6:,.1f} MB"
     return Report((f"{first}, {_describe(said)}", *_left_out(path)), ok=True)
+
+
+def _contents(files: Mapping[str, ImageFiles], form: Format) -> dict[str, Any]:
+    """What tells this pack from one of other images, or of the same in another form."""
+    splits = files.values()
+    return {
+        "format": form,
+        "quality": QUALITY if form == "jpeg" else None,
+        "short_side": short_side(files["train"].size),
+        "images": sum(map(len, splits)),
+        "bytes": sum(_num_bytes(split.reader, i) for split in splits for i in range(len(split))),
+        "identity": {name: identity(split.items) for name, split in files.items()},
+    }
 
 
 def _num_bytes(reader: ImageReader, index: int) -> int:
@@ -230,8 +238,8 @@ def short_side(image_size: int) -> int:
     return round(image_size * CentreWindow.scale)
 
 
-def _batches(files: Mapping[str, ImageFiles], done: int) -> Iterator[list[tuple[str, int]]]:
-    """Splits and positions of the images that are still to be packed, a batch at a time."""
+def _batches(files: Mapping[str, ImageFiles], done: int) -> Iterator[list[Entry]]:
+    """The images that are still to be packed, a batch at a time."""
     entries = [(name, i) for name, split in files.items() for i in range(len(split))]
     for at in range(done, len(entries), ROWS):
         yield entries[at : at + ROWS]
@@ -249,9 +257,10 @@ def _describe(said: Mapping[str, Any]) -> str:
 
 
 def _encode(
-    reader: ImageReader, index: int, *, short: int, form: Format, is_skipped: bool
+    files: Mapping[str, ImageFiles], entry: Entry, *, short: int, form: Format, is_skipped: bool
 ) -> tuple[bytes, int, int]:
     """An image as it is packed, its width and its height; nothing if it cannot be read."""
+    reader, index = files[entry[0]].reader, entry[1]
     try:
         with unreadable_as(reader, index):
             stored = reader.open(index)
@@ -292,7 +301,7 @@ def _schema(said: Mapping[str, Any]) -> Any:
 def _rows(
     schema: Any,
     files: Mapping[str, ImageFiles],
-    batch: Sequence[tuple[str, int]],
+    batch: Sequence[Entry],
     encoded: Sequence[tuple[bytes, int, int]],
 ) -> Any:
     """A batch of rows as it is written to the file."""

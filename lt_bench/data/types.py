@@ -39,6 +39,11 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def items(self) -> list[tuple[str, int]]:
+        """The canonical path and the label of each image."""
+        return list(zip(self.listed, self.labels.tolist(), strict=True))
+
     def only(self, indices: Sequence[int]) -> "ImageFiles":
         """Those at these positions, in this order."""
         return replace(
