@@ -1,5 +1,7 @@
 """--compile: one graph for a whole run, the learning of the plain loop, exact resume."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch._dynamo import config as dynamo
@@ -7,7 +9,7 @@ from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
 
 from lt_bench import cli, compiled
-from lt_bench.assembly import load_data, make_loader, make_method, prepare
+from lt_bench.assembly import prepare
 from lt_bench.checkpoint import load_tensors
 from lt_bench.config import names
 from lt_bench.errors import DataError, RunError
@@ -18,9 +20,9 @@ from lt_bench.runtime import Runtime
 from lt_bench.samplers import SAMPLERS
 from lt_bench.schema import bind
 from lt_bench.train import fit
+from tests.digits import CPU, ready
 
-PLAIN = Runtime(torch.device("cpu"), "fp32")
-COMPILED = Runtime(torch.device("cpu"), "fp32", compiled=True)
+COMPILED = replace(CPU, compiled=True)
 TRAINED = [name for name in names("configs/methods") if prepare("digits_lt", name).optim.epochs]
 # one of each kind of graph: draws, clock, counters, two heads, a frozen backbone, two targets
 FEW = ("seql", "ldam_drw", "loss_scheduling", "recall", "sdn_recall", "crt", "lws", "mixup")
@@ -35,10 +37,7 @@ def traced(monkeypatch):
 
 def losses(where, overlay, *overrides):
     """The loss of each epoch, the last batch of which is smaller."""
-    config = prepare("digits_lt", overlay, ["optim.epochs=3", *overrides])
-    data = load_data(config.data, None)
-    method = make_method(config, data)
-    loader = make_loader(data, data.train, config, where)
+    config, method, loader = ready(overlay, "optim.epochs=3", *overrides, where=where)
     assert len(loader.labels) % loader.batch_size
     sampler = bind("sampler", config.sampler, SAMPLERS)
     history = fit(where.place(method), loader, sampler, config.optim, 0, where)
@@ -58,7 +57,7 @@ def losses(where, overlay, *overrides):
     ],
 )
 def test_a_run_is_one_graph_that_learns_the_same(overlay, overrides, traced):
-    plain = losses(PLAIN, overlay, *overrides)
+    plain = losses(CPU, overlay, *overrides)
     counters.clear()
     assert losses(COMPILED, overlay, *overrides) == pytest.approx(plain, rel=1e-4)
     assert counters["stats"]["unique_graphs"] == 1
@@ -122,7 +121,7 @@ def test_generated_code_learns_the_same_and_a_stopped_run_goes_on_to_the_bit(tmp
 @pytest.mark.slow
 @pytest.mark.parametrize("overlay", FEW)
 def test_generated_code_of_each_kind_learns_the_same(overlay):
-    assert losses(COMPILED, overlay) == pytest.approx(losses(PLAIN, overlay), rel=1e-3)
+    assert losses(COMPILED, overlay) == pytest.approx(losses(CPU, overlay), rel=1e-3)
 
 
 def test_without_a_compiler_one_line_says_what_to_do(tmp_path, capsys):

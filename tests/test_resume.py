@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lt_bench.assembly import load_data, make_loader, make_method, prepare
+from lt_bench.assembly import prepare
 from lt_bench.checkpoint import Checkpoint, load_tensors, save_tensors
 from lt_bench.errors import DataError
 from lt_bench.experiment import run
@@ -17,6 +17,7 @@ from lt_bench.runtime import Runtime
 from lt_bench.samplers import instance
 from lt_bench.train import NotFiniteError, fit
 from lt_bench.usage import Usage
+from tests.digits import CPU, ready
 from tests.killing import (
     OVERLAYS,
     Rehearsal,
@@ -87,12 +88,8 @@ class StopAfter(Checkpoint):
 
 
 def trained(overlay, overrides, checkpoint=None):
-    config = prepare("digits_lt", overlay, ["optim.epochs=3", *overrides])
-    where = Runtime.choose("cpu", precision="fp32")
-    data = load_data(config.data, None)
-    method = make_method(config, data)
-    loader = make_loader(data, data.train, config, where)
-    history = fit(method, loader, instance, config.optim, 0, where, checkpoint=checkpoint)
+    config, method, loader = ready(overlay, "optim.epochs=3", *overrides)
+    history = fit(method, loader, instance, config.optim, 0, CPU, checkpoint=checkpoint)
     return method.state_dict(), invariable(vars(history))
 
 
@@ -125,14 +122,11 @@ def test_state_at_any_step_is_all_there_is(overlay, overrides, steps, tmp_path):
 
 def test_a_checkpoint_lacks_nothing_that_training_changes(tmp_path):
     """Everything that a step leaves in the method is a parameter or a buffer of its state."""
-    config = prepare("digits_lt", "sdn_recall", ["optim.epochs=1"])
-    data = load_data(config.data, None)
-    method = make_method(config, data)
+    config, method, loader = ready("sdn_recall", "optim.epochs=1")
     before = copy.deepcopy(
         {name: plain_attributes(module) for name, module in method.named_modules()}
     )
-    where = Runtime.choose("cpu", precision="fp32")
-    fit(method, make_loader(data, data.train, config, where), instance, config.optim, 0, where)
+    fit(method, loader, instance, config.optim, 0, CPU)
     for name, module in method.eval().named_modules():
         assert plain_attributes(module) == before[name], name
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from lt_bench import experiment, provenance
-from lt_bench.assembly import load_data, make_loader, make_method, prepare
+from lt_bench.assembly import prepare
 from lt_bench.config import ROOT
 from lt_bench.data.mixing import Mixed, Mixer
 from lt_bench.errors import RunError
@@ -25,20 +25,18 @@ from lt_bench.train import (
     fit,
 )
 from lt_bench.weighting import WEIGHTINGS, Objective
+from tests.digits import CPU, ready
 
 COUNTS = torch.tensor([50, 20, 10, 5])
 
 
-def runtime(results: Path = Path("unused")) -> Runtime:
+def runtime(results: Path) -> Runtime:
     return Runtime.choose(device="cpu", precision="fp32", results=results)
 
 
 def train(*overrides, overlay="ce", on_epoch=lambda line: None):
-    config = prepare("digits_lt", overlay, ["optim.epochs=2", *overrides])
-    data = load_data(config.data, None)
-    method = make_method(config, data)
-    loader = make_loader(data, data.train, config, runtime())
-    history = fit(method, loader, instance, config.optim, config.seed, runtime(), on_epoch)
+    config, method, loader = ready(overlay, "optim.epochs=2", *overrides)
+    history = fit(method, loader, instance, config.optim, config.seed, CPU, on_epoch)
     return method, history
 
 
@@ -124,23 +122,17 @@ def test_of_many_classes_the_means_of_ten_groups_are_kept_the_fullest_first():
 
 
 def test_accumulation_over_whole_batches_steps_less_often():
-    config = prepare(
-        "digits_lt",
-        "ce",
-        ["optim.epochs=1", "optim.accumulate=11", "optim.schedule={name='constant'}"],
-    )
-    data = load_data(config.data, None)
-    method = make_method(config, data)
+    overrides = ["optim.epochs=1", "optim.accumulate=11", "optim.schedule={name='constant'}"]
+    config, method, loader = ready("ce", *overrides)
     before = {name: p.detach().clone() for name, p in method.named_parameters()}
-    loader = make_loader(data, data.train, config, runtime())
     assert len(loader) == 11
-    fit(method, loader, instance, config.optim, 0, runtime())
+    fit(method, loader, instance, config.optim, 0, CPU)
     # one step of plain SGD by hand: the mean over images of their gradients, and weight decay
-    by_hand = make_method(config, data).train()
+    by_hand = ready("ce", *overrides)[1].train()
     order_N = instance(loader.labels, Progress(), generator("cpu", 0, 1, 0))
     total = torch.zeros(())
     for images, target_B in loader.epoch(order_N, generator("cpu", 0, 2, 0)):
-        share = len(images) / len(data.train)
+        share = len(images) / len(loader.labels)
         total = total + by_hand(images, target_B, Progress())[0] * share
     total.backward()
     lr = 0.05
@@ -152,11 +144,7 @@ def test_accumulation_over_whole_batches_steps_less_often():
 @pytest.mark.parametrize("accumulate", [4, 11, 20])
 def test_of_steps_taken_together_each_weighs_by_its_images(accumulate, monkeypatch):
     """11 batches, the last a small one: by fours the last three, by twenties all, are one step."""
-    overrides = ["optim.epochs=1", f"optim.accumulate={accumulate}"]
-    config = prepare("digits_lt", "ce", overrides)
-    data = load_data(config.data, None)
-    method = make_method(config, data)
-    loader = make_loader(data, data.train, config, runtime())
+    config, method, loader = ready("ce", "optim.epochs=1", f"optim.accumulate={accumulate}")
     shares = []
     backward = torch.Tensor.backward
 
@@ -174,24 +162,19 @@ def test_of_steps_taken_together_each_weighs_by_its_images(accumulate, monkeypat
 
     monkeypatch.setattr(torch.Tensor, "backward", noted)
     monkeypatch.setattr(method, "forward", seen)
-    fit(method, loader, instance, config.optim, 0, runtime())
-    images = [30] * 10 + [len(data.train) - 300]
+    fit(method, loader, instance, config.optim, 0, CPU)
+    images = [30] * 10 + [len(loader.labels) - 300]
     assert 0 < images[-1] < 30
     together = [images[first : first + accumulate] for first in range(0, 11, accumulate)]
     assert shares == pytest.approx([size / sum(sizes) for sizes in together for size in sizes])
 
 
 def test_ema_ends_with_the_running_average_of_the_weights():
-    import copy
-
     plain, _ = train("optim.epochs=1")
     averaged, _ = train("optim.epochs=1", "optim.ema=0.5")
     # the average by hand, from the weights after every step
-    config = prepare("digits_lt", "ce", ["optim.epochs=1"])
-    data = load_data(config.data, None)
-    method = make_method(config, data)
-    mean = copy.deepcopy(weights(method))
-    loader = make_loader(data, data.train, config, runtime())
+    config, method, loader = ready("ce", "optim.epochs=1")
+    mean = weights(method)
     step = torch.optim.SGD.step
 
     def recording(self, *args, **options):
@@ -202,7 +185,7 @@ def test_ema_ends_with_the_running_average_of_the_weights():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.SGD, "step", recording)
-        fit(method, loader, instance, config.optim, 0, runtime())
+        fit(method, loader, instance, config.optim, 0, CPU)
     torch.testing.assert_close(weights(averaged), mean)
     assert not torch.allclose(weights(plain), weights(averaged))
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lt_bench.assembly import load_data, make_loader, make_method, prepare
+from lt_bench.assembly import prepare
 from lt_bench.config import names
 from lt_bench.methods import METHODS, OneStage
 from lt_bench.runtime import Runtime
 from lt_bench.samplers import SAMPLERS
 from lt_bench.schema import bind
 from lt_bench.train import fit
+from tests.digits import CPU, ready
 
-WHERE = Runtime(torch.device("cpu"), "fp32")
 TRAINED = [
     name
     for name in names("configs/methods")
@@ -55,13 +55,10 @@ class Reads(TorchDispatchMode):
 
 def reads_of_an_epoch(overlay, batch_size, patch, *overrides):
     size = f"optim.batch_size={batch_size}"
-    config = prepare("digits_lt", overlay, ["optim.epochs=1", size, *overrides])
-    data = load_data(config.data, None)
-    method = make_method(config, data)
-    loader = make_loader(data, data.train, config, WHERE)
+    config, method, loader = ready(overlay, "optim.epochs=1", size, *overrides)
     sampler = bind("sampler", config.sampler, SAMPLERS)
     with patch.context() as only_here, Reads(only_here) as reads:
-        fit(method, loader, sampler, config.optim, 0, WHERE)
+        fit(method, loader, sampler, config.optim, 0, CPU)
     return len(loader), reads.found
 
 
@@ -100,9 +97,7 @@ def test_a_step_that_reads_is_seen(read, monkeypatch):
 )
 def test_no_step_waits_for_the_gpu(overlay, compiled, monkeypatch):
     where = Runtime.choose("cuda", compiled=compiled)
-    config = prepare("digits_lt", overlay, ["optim.epochs=4"])
-    data = load_data(config.data, None)
-    loader = make_loader(data, data.train, config, where)
+    config, method, loader = ready(overlay, "optim.epochs=4", where=where)
     epoch, epochs = loader.epoch, []
 
     def watched(*args, **kwargs):
@@ -116,11 +111,10 @@ def test_no_step_waits_for_the_gpu(overlay, compiled, monkeypatch):
 
     monkeypatch.setattr(loader, "epoch", watched)
     sampler = bind("sampler", config.sampler, SAMPLERS)
-    fit(where.place(make_method(config, data)), loader, sampler, config.optim, 0, where)
+    fit(where.place(method), loader, sampler, config.optim, 0, where)
     assert len(epochs) == 4
 
 
 def test_no_step_counts_the_batches_a_norm_has_seen():
-    config = prepare("digits_lt", "ce")
-    method = WHERE.place(make_method(config, load_data(config.data, None)))
+    method = CPU.place(ready("ce")[1])
     assert not [name for name in method.state_dict() if name.endswith("num_batches_tracked")]
