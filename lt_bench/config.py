@@ -188,8 +188,8 @@ def load(
 def gather(recipe: str, method: str, overrides: Sequence[str] = ()) -> Said:
     """Merge recipe < variants < overlay < its [for.<recipe>] < command line, keeping origins."""
     recipe_name, *variants = recipe.split(":")
-    recipe_file, recipe_tree = read_toml("recipe", recipe_name, ROOT / "configs")
-    method_file, method_tree = read_toml("method", method, ROOT / "configs" / "methods")
+    recipe_file, recipe_tree = read_toml("recipe", recipe_name, "configs")
+    method_file, method_tree = read_toml("method", method, "configs/methods")
     known_variants = _tables_of(recipe_tree, "variants", recipe_file)
     only_for = _tables_of(method_tree, "for", method_file)
 
@@ -252,14 +252,14 @@ def names(folder: str) -> list[str]:
     return sorted(path.stem for path in (ROOT / folder).glob("*.toml"))
 
 
-def read_toml(kind: str, name: str, folder: Path) -> tuple[str, dict[str, Any]]:
-    """A config by name from the checkout, or by path when it ends in .toml."""
-    if not folder.is_dir():
+def read_toml(kind: str, name: str, folder: str) -> tuple[str, dict[str, Any]]:
+    """A config by name from this folder of the checkout, or by path when it ends in .toml."""
+    if not (ROOT / folder).is_dir():
         raise ConfigError(
-            f"{folder}: no such folder; lt_bench reads its configs from its checkout: "
+            f"{ROOT / folder}: no such folder; lt_bench reads its configs from its checkout: "
             "install it there with python -m pip install -e ."
         )
-    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    path = Path(name) if name.endswith(".toml") else ROOT / folder / f"{name}.toml"
     shown = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
     try:
         return shown, tomllib.loads(path.read_text(encoding="utf-8"))
@@ -268,8 +268,7 @@ def read_toml(kind: str, name: str, folder: Path) -> tuple[str, dict[str, Any]]:
     except OSError as error:  # not there, a folder, a name longer than any file's
         if name.endswith(".toml"):
             raise ConfigError(f"{kind}: {name}: no such file in {Path.cwd()}") from error
-        known = sorted(p.stem for p in folder.glob("*.toml"))
-        raise ConfigError(f"{kind}: {unknown(name, known)}") from error
+        raise ConfigError(f"{kind}: {unknown(name, names(folder))}") from error
     except ValueError as error:  # of tomllib, of UTF-8, or a name with a null byte
         raise ConfigError(f"{shown}: not readable as TOML: {error}") from error
     except RecursionError as error:

@@ -46,8 +46,7 @@ def checkout(tmp_path, monkeypatch):
     (methods / "sdn_recall.toml").write_text(SDN)
     (methods / "child.toml").write_text('parent = "ce"\nmethod = "retrain_head"')
     (tables / "table.toml").write_text(TABLE)
-    for module in (config_module, report):
-        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(config_module, "ROOT", tmp_path)
     return tables
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lt_bench import metrics
-from lt_bench.config import ROOT, RunConfig, in_folder, load, names, read_toml, stem_of, with_seed
+from lt_bench.config import RunConfig, in_folder, load, names, read_toml, stem_of, with_seed
 from lt_bench.errors import ConfigError
 from lt_bench.files import write_text_whole
 from lt_bench.metrics import FloatArray
@@ -44,7 +44,7 @@ def table_config(name: str) -> TableConfig:
     Raises:
         ConfigError: every problem found, a line each.
     """
-    _, tree = read_toml("table", name, ROOT / "configs" / "tables")
+    _, tree = read_toml("table", name, "configs/tables")
     reader = Reader({"report": REPORTS})
     settings = reader.settings(TableConfig, tree, place="")
     if not reader.problems:
