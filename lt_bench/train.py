@@ -179,8 +179,7 @@ class _State:
         Raises:
             NotFiniteError: nothing good would come of going on from here.
         """
-        self.meter.agree()
-        self.meter.refuse_not_finite(self.epoch)
+        self.meter.agree(self.epoch)
         return {
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -281,16 +280,17 @@ class _Meter:
                 self.sums[name] = self.sums.get(name, 0) + value
 
     def read(self, epoch: int) -> dict[str, Any]:
-        self.agree()
-        self.refuse_not_finite(epoch)
+        self.agree(epoch)
         return {"loss": float(self.losses.mean()), "terms": self._means()}
 
-    def agree(self) -> None:
-        """Take the means over all ranks, each of which has seen its share of every batch."""
+    def agree(self, epoch: int) -> None:
+        """Take the means over all ranks, each of which has seen its share of every batch.
+
+        Raises:
+            NotFiniteError: they are none.
+        """
         self.losses = mean_over_ranks(self.losses)
         self.sums = {name: mean_over_ranks(total) for name, total in self.sums.items()}
-
-    def refuse_not_finite(self, epoch: int) -> None:
         if bool(self.losses.isfinite().all()):
             return
         step = int((~self.losses.isfinite()).nonzero()[0])
