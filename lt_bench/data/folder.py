@@ -29,8 +29,8 @@ TEST_SHARE, MOST_TEST_PER_CLASS = 5, 50
 class Held:
     """What a folder holds: the items of each split, and where they lie below it.
 
-    `listed` paths are composed Unicode, so that a folder keeps its identity from one file system
-    to another. `reader` opens the images of some items.
+    The paths of `items` are composed Unicode, so that a folder keeps its identity from one file
+    system to another. `reader` opens the images of some items.
     """
 
     class_names: Sequence[str]

@@ -152,7 +152,7 @@ def draw_weights(rows: Sequence[Row]) -> Figure:
 
 
 def _of_section(table: Filled, rows: Sequence[Row], runs: Runs) -> dict[str, Figure | None]:
-    thresholds = {"many": metrics.MANY, "few": metrics.FEW, **table.config.report.options}
+    thresholds = table.config.report.options
     tracked = [row for row in rows if _weight_name(row.records[0])]
     is_timed = "cost" in {spec.name for spec in table.config.also}
     seconds = functools.partial(seconds_with_parents, runs=runs)
