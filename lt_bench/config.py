@@ -153,12 +153,15 @@ def load(
     method: str,
     overrides: Sequence[str] = (),
     tables: Mapping[str, Table] | None = None,
+    *,
+    parents: Sequence[str] = (),
 ) -> RunConfig:
     """Resolve RECIPE[:VARIANT...] x METHOD x key=value into a checked RunConfig.
 
     Args:
         tables: the part tables by kind; without them part names and options are not checked
             (and torch is not needed).
+        parents: the methods of the later stages but the last, if this is not the last one.
 
     Raises:
         ConfigError: every problem found, a line each.
@@ -171,7 +174,7 @@ def load(
         place="",
         without=NAMED_BY_LOAD,
     )
-    parent = _parent(recipe, said.tree, overrides, tables, reader.problems)
+    parent = _parent(recipe, said.tree, overrides, tables, parents, reader.problems)
     if reader.problems:
         raise ConfigError(reader.problems)
     config = RunConfig(
@@ -329,6 +332,7 @@ def _parent(
     tree: Mapping[str, Any],
     overrides: Sequence[str],
     tables: Mapping[str, Table] | None,
+    parents: Sequence[str],
     problems: list[str],
 ) -> RunConfig | None:
     """The run a second stage starts from: same recipe, data, backbone and seed."""
@@ -338,9 +342,12 @@ def _parent(
     if not isinstance(name, str):
         problems.append(f"parent: expected the name of a method, got {name!r}")
         return None
+    if name in parents:  # loaded as it is now, with the same overrides
+        problems.append(f"parent: {name!r} would start from itself; write another one")
+        return None
     shared = [o for o in overrides if key_of(o).split(".")[0] in SHARED_WITH_PARENT]
     try:
-        return load(recipe, name, shared, tables)
+        return load(recipe, name, shared, tables, parents=(*parents, name))
     except ConfigError as error:
         problems.extend(f"parent: {problem}" for problem in error.problems)
         return None

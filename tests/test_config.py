@@ -146,6 +146,16 @@ def test_a_seed_of_the_overlay_is_the_parents_too(tmp_path):
     assert prepare("digits_lt", own).parent.seed == 2
 
 
+def test_a_method_that_would_start_from_itself_is_refused(tmp_path):
+    own, other = str(tmp_path / "mine.toml"), str(tmp_path / "other.toml")
+    write(tmp_path / "mine.toml", f'parent = "{own}"\nmethod = "retrain_head"\n')
+    said = f"parent: {own!r} would start from itself; write another one"
+    assert problems(method=own) == [f"parent: {said}"]
+    write(tmp_path / "other.toml", f'parent = "{own}"\nmethod = "retrain_head"\n')
+    assert problems(method=other) == [f"parent: {said}"]
+    assert prepare("digits_lt", "crt", ["parent=crt"]).parent.parent.overlay == "ce"
+
+
 def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
     path = write(tmp_path / "mine.toml", "")
 
