@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lt_bench.config import SHARED_WITH_PARENT, ObjectiveConfig, RunConfig, key_of, load
+from lt_bench.config import SHARED_WITH_PARENT, ObjectiveConfig, RunConfig, given_keys, load
 from lt_bench.data.bad_images import without_unreadable
 from lt_bench.data.datasets import DATASETS
 from lt_bench.data.file_loading import FileLoader
@@ -179,7 +179,7 @@ def _combinations(config: RunConfig) -> Iterator[str]:
     if not method.is_trained:
         if optim.epochs:
             yield f"optim.epochs: {name!r} takes no gradient steps; write 0"
-        for key in map(key_of, config.overrides):
+        for key in given_keys(config):
             if key.startswith(OF_TRAINING) and key not in ("optim.epochs", "optim.batch_size"):
                 yield f"{key}: has no effect on {name!r}, which is not trained; leave it out"
     if method.needs_representation and not config.representation:

@@ -136,6 +136,9 @@ def repetition(config: RunConfig, results: Path, data_root: Path | None = None) 
 # Tables of settings that a second stage has in common with the run it starts from.
 SHARED_WITH_PARENT = ("data", "backbone")
 
+# How the origin of a setting begins that was given there.
+COMMAND_LINE = "command line: "
+
 # Set by `load` itself, never by a file or on the command line.
 NAMED_BY_LOAD = ("recipe", "overlay", "digest", "overrides", "parent")
 
@@ -209,7 +212,7 @@ def gather(recipe: str, method: str, overrides: Sequence[str] = ()) -> Said:
         if key in only_for:
             _merge(tree, only_for[key], f"{method_file} [for.{key}]", origin)
     for override in overrides:
-        _merge(tree, _parse_override(override), f"command line: {override}", origin)
+        _merge(tree, _parse_override(override), f"{COMMAND_LINE}{override}", origin)
     for key in only_for:
         variant = key.removeprefix(f"{stem}:")
         is_meant = variant in known_variants and _holds(tree, known_variants[variant])
@@ -225,13 +228,19 @@ def gather(recipe: str, method: str, overrides: Sequence[str] = ()) -> Said:
     # of one key the last counts; what another key's part replaces may be a slip
     last = {key_of(override): override for override in overrides}
     told = set(origin.values())
-    if idle := [o for o in last.values() if f"command line: {o}" not in told]:
+    if idle := [o for o in last.values() if f"{COMMAND_LINE}{o}" not in told]:
         raise ConfigError(
             f"{o}: has no effect, since a later setting replaces it; write it after that, or leave "
             "it out"
             for o in idle
         )
     return Said(tree, origin)
+
+
+def given_keys(config: RunConfig) -> list[str]:
+    """The dotted keys that the command line sets, those of a whole table one by one."""
+    origin = gather(config.recipe, config.overlay, config.overrides).origin
+    return [key for key, source in origin.items() if source.startswith(COMMAND_LINE)]
 
 
 def _holds(tree: Any, part: Mapping[str, Any]) -> bool:
