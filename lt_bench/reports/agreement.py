@@ -20,7 +20,6 @@ class Agreement:
     """`points` is the difference in top-1; `lines` tell all of it."""
 
     is_same_data: bool
-    is_identical: bool
     points: float
     lines: tuple[str, ...]
 
@@ -34,10 +33,9 @@ def agreement(record: Record, again: Record) -> Agreement:
         again.data.identity,
         again.data.class_counts,
     )
-    is_identical = is_same_data and _outcome(record) == _outcome(again)
-    told = tuple(_told(record, again, is_same_data, is_identical))
+    told = tuple(_told(record, again, is_same_data))
     points = 100 * abs(metrics.top1(record.test.tally) - metrics.top1(again.test.tally))
-    return Agreement(is_same_data, is_identical, points, told)
+    return Agreement(is_same_data, points, told)
 
 
 def _outcome(record: Record) -> tuple[object, ...]:
@@ -46,7 +44,7 @@ def _outcome(record: Record) -> tuple[object, ...]:
     return record.test, record.val, losses, record.class_history, record.settled
 
 
-def _told(record: Record, again: Record, is_same_data: bool, is_identical: bool) -> Iterator[str]:
+def _told(record: Record, again: Record, is_same_data: bool) -> Iterator[str]:
     for name in MACHINE:
         before, now = record.environment.get(name), again.environment.get(name)
         if before != now and (before or now):  # off is as good as not in an older record
@@ -54,7 +52,7 @@ def _told(record: Record, again: Record, is_same_data: bool, is_identical: bool)
     if not is_same_data:
         yield "other images: the identity of the data differs, so the scores do not compare"
         return
-    if is_identical:
+    if _outcome(record) == _outcome(again):
         yield "identical: the losses of every epoch and the prediction for every image"
         return
     gaps = []
