@@ -123,9 +123,15 @@ def table(arguments: argparse.Namespace) -> int:
     from lt_bench.reports import report
 
     missing = report.missing(arguments.name, arguments.results)
+    stale = report.stale(arguments.name, arguments.results)
+    for run in stale:
+        again = in_folder(f"{run.command} --again", arguments.results, arguments.data_root)
+        logger.warning(f"{run.run_id}: of uncommitted code that is not the code here: {again}")
     if arguments.dry_run:
         for run in missing:
             print(in_folder(run.command, arguments.results, arguments.data_root))
+        if not missing:
+            logger.info("every run is on record")
         return 0
     status = 0
     if missing:

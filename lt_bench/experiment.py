@@ -30,7 +30,7 @@ from lt_bench.errors import ConfigError, RunError
 from lt_bench.evaluate import evaluate
 from lt_bench.files import owned, writing
 from lt_bench.methods import Method
-from lt_bench.provenance import code_at_start, code_version, environment
+from lt_bench.provenance import code_at_start, code_version, environment, is_stale
 from lt_bench.record import (
     ClassHistory,
     DataSummary,
@@ -75,11 +75,15 @@ def run(
     folder = where.results / "runs" / config.run_id
     finished, checkpoint = folder / "record.json", folder / "checkpoint.pt"
     code_at_start()
+    code_version()
     # the first rank decides for all, owns the folder, tests and writes
     is_first = rank() == 0
     if on_any_rank(is_first and finished.exists() and not again):
         record = _of_these_images(read(finished), config, where)
-        logger.warning(f"{config.run_id}: on record, by code {version(record)}; --again repeats it")
+        other = ", which is not the code here" if is_stale(record.environment) else ""
+        logger.warning(
+            f"{config.run_id}: on record, by code {version(record)}{other}; --again repeats it"
+        )
         return record
     with owned(folder, f"{config.run_id}: is being trained") if is_first else nullcontext():
         if is_first and again and not _is_newer(checkpoint, finished):

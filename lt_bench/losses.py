@@ -23,7 +23,7 @@ from lt_bench.errors import ConfigError
 from lt_bench.kernels import cross_entropy, uniform
 from lt_bench.progress import START, Progress
 from lt_bench.runtime import sum_over_ranks
-from lt_bench.schema import Fraction, NonNegative, Part, Positive, Range, Spec, build
+from lt_bench.schema import Fraction, Moment, NonNegative, Part, Positive, Range, Spec, build
 
 Beta = Annotated[float, Range(low=0, below=1)]
 
@@ -635,8 +635,8 @@ class Ramp(Combined):
         first: Annotated[Spec, Part("loss")] = Spec("dice"),
         second: Annotated[Spec, Part("loss")] = Spec("ce"),
         shape: Literal["naive", "alternating"] = "naive",
-        begin: Fraction | None = None,
-        end: Fraction = 0.9,
+        begin: Moment | None = None,
+        end: Moment = 0.9,
     ) -> None:
         super().__init__()
         if begin is None:

@@ -9,7 +9,7 @@ from torch import nn
 from lt_bench.config import OptimConfig
 from lt_bench.errors import ConfigError
 from lt_bench.progress import Progress
-from lt_bench.schema import Fraction, NonNegative
+from lt_bench.schema import Fraction, Moment, NonNegative
 
 
 def make_optimizer(
@@ -54,7 +54,7 @@ def step(
     *,
     warmup_epochs: NonNegative = 0,
     warmup_start: Fraction = 0.0,
-    milestones: tuple[Fraction, ...] = (),
+    milestones: tuple[Moment, ...] = (),
     factors: tuple[NonNegative, ...] = (),
 ) -> float:
     """The factor of the last milestone passed; milestones are fractions of the run.

@@ -4,16 +4,19 @@ import ast
 import functools
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lt_bench.config import ROOT
 
-# A run whose commit is not the whole story: what decides its numbers was changed since.
-CODE_PATHS = ("lt_bench", "configs", "data_lists", "run.py", "pyproject.toml")
+# A run whose commit is not the whole story: what decides its numbers was changed since. A table's
+# file only says which runs to set beside one another.
+CODE_PATHS = ("lt_bench", "configs", ":!configs/tables", "data_lists", "run.py", "pyproject.toml")
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "matplotlib")
 PACKAGE = Path(__file__).parent
 # Modules that print what a record says; any other may decide its numbers.
@@ -26,6 +29,7 @@ def environment(device: str, precision: str, **settings: Any) -> dict[str, Any]:
     return {
         "commit": commit,
         "dirty": is_dirty,
+        "code": code_digest(),
         "device": device,
         "precision": precision,
         **settings,
@@ -62,6 +66,17 @@ def code_version() -> dict[str, str]:
         for path in sorted(PACKAGE.rglob("*.py"))
         if path.relative_to(PACKAGE).parts[0].removesuffix(".py") not in PRESENTING
     }
+
+
+def code_digest() -> str:
+    """One hash of them all: what tells uncommitted states of the code apart."""
+    return hashlib.sha256(json.dumps(code_version()).encode()).hexdigest()[:16]
+
+
+def is_stale(environment: Mapping[str, Any]) -> bool:
+    """Whether a record's is of uncommitted code that is not the code here: a loss edited since."""
+    code = environment.get("code")
+    return bool(environment.get("dirty") and code and code != code_digest())
 
 
 def _git(*arguments: str) -> str:

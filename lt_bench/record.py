@@ -214,8 +214,11 @@ def commit(record: Record) -> str:
 
 
 def version(record: Record) -> str:
-    """The version of the code that made a record."""
-    return f"{commit(record)} (changed)" if record.environment.get("dirty") else commit(record)
+    """The version of the code that made a record; of changed code with its digest, if known."""
+    if not record.environment.get("dirty"):
+        return commit(record)
+    code = record.environment.get("code")
+    return f"{commit(record)} (changed: {str(code)[:8]})" if code else f"{commit(record)} (changed)"
 
 
 def read_all(results: Path) -> list[Record]:

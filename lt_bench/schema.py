@@ -38,12 +38,19 @@ OTHER_SPELLINGS = {
     ),
     "label_smoothing": "objective.loss.label_smoothing, an option of the loss 'ce'",
 }
+# The same of parts: the networks whose names everybody knows.
+OTHER_NAMES = {
+    **{f"resnet{n}": f'name = "cifar_resnet", depth = {n}' for n in (20, 32, 44, 56, 110)},
+    **{f"resnet{n}": f'name = "timm", model = "resnet{n}"' for n in (18, 34, 50, 101, 152)},
+    **dict.fromkeys(("resnext50", "resnext50_32x4d"), 'name = "timm", model = "resnext50_32x4d"'),
+}
 
 
 @dataclass(frozen=True)
 class Range:
     """A number within limits; `above` and `below` exclude the limit itself."""
 
+    what: str = "value"
     low: float | None = None
     high: float | None = None
     above: float | None = None
@@ -59,7 +66,7 @@ class Range:
         wanted = [(sign, limit, holds) for sign, limit, holds in limits if limit is not None]
         if all(holds(value, limit) for _, limit, holds in wanted):
             return None
-        return f"{value} is out of range; give a value " + " and ".join(
+        return f"{value} is out of range; give a {self.what} " + " and ".join(
             f"{sign} {limit:.16g}" for sign, limit, _ in wanted
         )
 
@@ -83,7 +90,9 @@ class Part:
 
 ImbalanceFactor = Annotated[float, _ImbalanceFactor()]
 Fraction = Annotated[float, Range(low=0, high=1)]
-Start = Annotated[float, Range(low=0, below=1)]  # a fraction of training; at 1 it is over
+# moments of training; at 1 it is over, which is no time to start
+Moment = Annotated[float, Range("share of the run", low=0, high=1)]
+Start = Annotated[float, Range("share of the run", low=0, below=1)]
 Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(low=0)]
 Count = Annotated[int, Range(low=1)]
@@ -292,6 +301,8 @@ def brief(value: Any) -> str:
 
 
 def unknown(name: Any, known: Any) -> str:
+    if name in OTHER_NAMES:
+        return f"unknown {brief(name)}; write {OTHER_NAMES[name]}"
     near = difflib.get_close_matches(str(name), list(known), n=1)
     hint = f"did you mean {near[0]!r}?; " if near else ""
     return f"unknown {brief(name)}; {hint}known: {', '.join(known) or 'none'}"

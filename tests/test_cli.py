@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from lt_bench import provenance
 from lt_bench.cli import _row, main
 from lt_bench.config import load, names
-from lt_bench.record import read_all
+from lt_bench.record import read_all, record_path, write
 from tests.synthetic import make_record
 
 ROOT = Path(__file__).parents[1]
@@ -139,6 +140,39 @@ def test_every_table_resolves_its_runs(capsys, tmp_path, name):
     commands = out.splitlines()
     assert commands
     assert all(line.startswith("python run.py train ") for line in commands)
+
+
+def test_what_was_made_by_code_edited_since_is_told(capsys, caplog, tmp_path, monkeypatch):
+    table = tmp_path / "mine.toml"
+    table.write_text('title = "mine"\nrecipes = ["digits_lt"]\nmethods = ["ce"]\nseeds = [0]\n')
+    one = make_record(load("digits_lt", "ce"), dirty=True, code=provenance.code_digest())
+    write(one, tmp_path)
+    caplog.set_level("INFO")
+
+    def said(*argv):
+        caplog.clear()
+        assert run(capsys, *argv, "--results", str(tmp_path))[0] == 0
+        return caplog.messages
+
+    dry, train = ("table", str(table), "--dry-run"), ("train", "digits_lt", "ce")
+    code = f"00000000 (changed: {provenance.code_digest()[:8]})"
+    assert said(*dry) == ["every run is on record"]
+    assert said(*train)[0] == f"{one.run_id}: on record, by code {code}; --again repeats it"
+    monkeypatch.setattr(provenance, "code_digest", lambda: "beef" * 4)
+    again = f"python run.py train digits_lt ce seed=0 --again --results {tmp_path}"
+    other = f"{one.run_id}: of uncommitted code that is not the code here: {again}"
+    assert said(*dry) == [other, "every run is on record"]
+    assert f"by code {code}, which is not the code here; --again repeats it" in said(*train)[0]
+
+
+def test_a_damaged_record_is_not_on_record(capsys, tmp_path):
+    one = make_record(load("digits_lt", "ce"))
+    write(one, tmp_path)
+    path = record_path(tmp_path, one.run_id)
+    path.write_text(path.read_text()[:400])
+    status, _, err = run(capsys, "table", "quick", "--dry-run", "--results", str(tmp_path))
+    assert (status, err.count("\n")) == (2, 1)
+    assert err.startswith(str(path))
 
 
 HEAVY = ("torch", "torchvision", "timm", "sklearn")

@@ -132,7 +132,7 @@ def test_options_of_nested_parts_are_checked():
     found = problems("optim.schedule.name=stepp")
     assert found[0].startswith("optim.schedule.name: unknown 'stepp'; did you mean 'step'?")
     assert problems("optim.schedule.milestones=[2.0]") == [
-        "optim.schedule.milestones[0]: 2.0 is out of range; give a value >= 0 and <= 1"
+        "optim.schedule.milestones[0]: 2.0 is out of range; give a share of the run >= 0 and <= 1"
     ]
 
 

@@ -286,6 +286,12 @@ def test_commit_and_dirty_flag(tmp_path, monkeypatch):
     (tmp_path / "results").mkdir()  # a run's own files change nothing that decides its numbers
     (tmp_path / "results" / "record.json").write_text("{}")
     assert version() == (commit, False)
+    (tmp_path / "configs" / "tables").mkdir(parents=True)  # nor does what sets runs side by side
+    (tmp_path / "configs" / "tables" / "mine.toml").write_text("title = 1")
+    assert version() == (commit, False)
+    (tmp_path / "configs" / "mine.toml").write_text("optim = 1")
+    assert version() == (commit, True)
+    (tmp_path / "configs" / "mine.toml").unlink()
     (tmp_path / "lt_bench" / "losses.py").write_text("2")
     assert version() == (commit, True)
     monkeypatch.setattr(provenance, "ROOT", tmp_path.resolve() / "lt_bench")
@@ -620,11 +626,25 @@ def test_rows_that_do_not_compare_are_marked(checkout, results):
     other = make_record(mine)
     write(replace(other, data=replace(other.data, identity={"train": "3" * 64})), results)
     text = report.write_table("table", results)
-    assert {"CE [a] [b]", "CB (batch mean) [c]", "mine [d]"} < set(rows(text))
+    assert {"CE [a] [b] [c]", "CB (batch mean) [d]", "mine [e]"} < set(rows(text))
     assert "- [a] made with uncommitted changes to the code." in text
     assert "- [b] computed in bf16 and in compiled bf16; most runs here in bf16." in text
-    assert "- [c] computed in bf16 and in fp32; most runs here in bf16." in text
-    assert "- [d] other images than the rows around it" in text
+    assert "- [c] runs of different versions of the code: 00000000, 00000000 (changed)." in text
+    assert "- [d] computed in bf16 and in fp32; most runs here in bf16." in text
+    assert "- [e] other images than the rows around it" in text
+
+
+def test_uncommitted_states_of_the_code_are_told_apart(checkout, results):
+    ce, other_ce, cb, other_cb, *_ = report.cells("table")
+    here, other = provenance.code_digest(), "beef" * 4
+    write(make_record(ce, dirty=True, code=here), results)
+    write(make_record(other_ce, dirty=True, code=other), results)
+    write(make_record(cb, code=other), results)  # committed: the table names its commit
+    write(make_record(other_cb, dirty=True), results)  # of before records said which code
+    assert report.stale("table", results) == [other_ce]
+    text = report.write_table("table", results)
+    both = f"00000000 (changed: beefbeef), 00000000 (changed: {here[:8]})"
+    assert f"runs of different versions of the code: {', '.join(sorted(both.split(', ')))}" in text
 
 
 def test_a_mark_that_all_rows_share_stands_above_them(checkout, results):

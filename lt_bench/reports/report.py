@@ -16,7 +16,8 @@ from lt_bench.config import RunConfig, in_folder, load, names, read_toml, stem_o
 from lt_bench.errors import ConfigError
 from lt_bench.files import write_text_whole
 from lt_bench.metrics import FloatArray
-from lt_bench.record import Number, Record, read_all, record_path
+from lt_bench.provenance import is_stale
+from lt_bench.record import Number, Record, read, read_all, record_path
 from lt_bench.reports.latex import render_latex
 from lt_bench.reports.prose import method_name
 from lt_bench.reports.published import Beside, beside, read_published, render_published
@@ -82,6 +83,16 @@ def cells(name: str) -> list[RunConfig]:
 def missing(name: str, results: Path) -> list[RunConfig]:
     """The runs of a table that have no record yet, in the order to run them."""
     return [run for run in cells(name) if not record_path(results, run.run_id).exists()]
+
+
+def stale(name: str, results: Path) -> list[RunConfig]:
+    """The runs of a table whose record is of uncommitted code that is not the code here.
+
+    Raises:
+        DataError: a record is damaged.
+    """
+    made = [run for run in cells(name) if record_path(results, run.run_id).exists()]
+    return [run for run in made if is_stale(read(record_path(results, run.run_id)).environment)]
 
 
 def fill(name: str, records: Sequence[Record], also: Spec | None = None) -> Filled:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from lt_bench.config import SEEDS, RunConfig, gather, key_of
 from lt_bench.metrics import FloatArray, IntArray
-from lt_bench.record import Record, commit
+from lt_bench.record import Record, version
 from lt_bench.reports.intervals import (
     Difference,
     percentile_interval,
@@ -175,9 +175,9 @@ def _marks(row: Row, runs: Runs, data: Counter[str], computed: Counter[str]) -> 
     usual = computed.most_common(1)[0][0]
     if used != {usual}:
         yield f"computed in {' and in '.join(sorted(used))}; most runs here in {usual}"
-    commits = set(map(commit, stages))
-    if len(commits) > 1:
-        yield f"{VERSIONS}: {', '.join(sorted(commits))}"
+    versions = set(map(version, stages))
+    if len(versions) > 1:
+        yield f"{VERSIONS}: {', '.join(sorted(versions))}"
     if parent := row.config.parent:
         epochs = f"{row.config.optim.epochs} epochs after the {parent.optim.epochs}"
         idle = [override for override in row.config.overrides if override not in parent.overrides]
