@@ -101,7 +101,7 @@ ARGUMENTS: Mapping[str, dict[str, Any]] = {
         **_flag("torch.compile the step: slow to begin, then faster; not measured on a GPU yet"),
         "dest": "compiled",
     },
-    "--deterministic": _flag("two runs equal to the bit"),
+    "--deterministic": _flag("two runs equal to the bit, on a GPU too"),
     "--workers": _number(int, "processes that read images from files; default: one per core"),
     "--on-bad-image": {
         "choices": ["stop", "skip"],
