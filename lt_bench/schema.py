@@ -38,8 +38,8 @@ OTHER_SPELLINGS = {
     ),
     "label_smoothing": "objective.loss.label_smoothing, an option of the loss 'ce'",
 }
-# The same of parts: the networks whose names everybody knows.
-OTHER_NAMES = {
+# The same of backbones: the networks whose names everybody knows.
+OTHER_BACKBONES = {
     **{f"resnet{n}": f'name = "cifar_resnet", depth = {n}' for n in (20, 32, 44, 56, 110)},
     **{f"resnet{n}": f'name = "timm", model = "resnet{n}"' for n in (18, 34, 50, 101, 152)},
     **dict.fromkeys(("resnext50", "resnext50_32x4d"), 'name = "timm", model = "resnext50_32x4d"'),
@@ -162,7 +162,9 @@ class Reader:
         """The keyword arguments that `spec` gives to its entry of the table of this kind."""
         table = self.tables[kind]
         if spec.name not in table:
-            self._say(join(place, "name"), unknown(spec.name, table))
+            other = OTHER_BACKBONES.get(spec.name) if kind == "backbone" else None
+            said = f"unknown {brief(spec.name)}; write {other}" if other else None
+            self._say(join(place, "name"), said or unknown(spec.name, table))
             return {}
         entry = table[spec.name]
         signature = inspect.signature(entry)
@@ -301,8 +303,6 @@ def brief(value: Any) -> str:
 
 
 def unknown(name: Any, known: Any) -> str:
-    if name in OTHER_NAMES:
-        return f"unknown {brief(name)}; write {OTHER_NAMES[name]}"
     near = difflib.get_close_matches(str(name), list(known), n=1)
     hint = f"did you mean {near[0]!r}?; " if near else ""
     return f"unknown {brief(name)}; {hint}known: {', '.join(known) or 'none'}"

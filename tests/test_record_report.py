@@ -390,7 +390,9 @@ def test_images_that_cannot_be_told_apart_have_no_interval(checkout, results):
     write(changed(one, labels_predicted=shuffled), results)
     write(make_record(report.cells("table")[2], correct=(9, 8, 5, 7)), results)
     before, _, gains = report.write_table("table", results).partition("Difference")
-    assert "CB (batch mean)" in rows(before)
+    (marked,) = (name for name in rows(before) if name.startswith("CB (batch mean) ["))
+    said = "no interval over test images: predicted labels and counts of right ones disagree"
+    assert f"- {marked[-3:]} {said}." in before + gains
     assert "CB (batch mean)" not in rows(gains)
     assert "mine" in rows(gains)
     assert table_frame(results)["few_difference"][1] == pytest.approx(0.7)

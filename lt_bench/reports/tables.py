@@ -151,7 +151,8 @@ def marked(rows: Sequence[Row], runs: Runs) -> list[Row]:
     records = [record for row in rows for record in row.records]
     data = Counter(map(_data_identity, records))
     computed = Counter(map(how_computed, records))
-    return [replace(row, marks=tuple(_marks(row, runs, data, computed))) for row in rows]
+    by_images = {record.run_id for record in records if sorted_labels(record) is not None}
+    return [replace(row, marks=tuple(_marks(row, runs, data, computed, by_images))) for row in rows]
 
 
 def with_parents(record: Record, runs: Runs) -> list[Record]:
@@ -162,7 +163,9 @@ def with_parents(record: Record, runs: Runs) -> list[Record]:
     return found
 
 
-def _marks(row: Row, runs: Runs, data: Counter[str], computed: Counter[str]) -> Iterator[str]:
+def _marks(
+    row: Row, runs: Runs, data: Counter[str], computed: Counter[str], by_images: set[str]
+) -> Iterator[str]:
     stages = [stage for record in row.records for stage in with_parents(record, runs)]
     dirty = [record.environment.get("dirty") for record in stages]
     if True in dirty:
@@ -171,6 +174,8 @@ def _marks(row: Row, runs: Runs, data: Counter[str], computed: Counter[str]) -> 
         yield "made outside a git checkout: the code's version is not known"
     if {_data_identity(record) for record in stages} != {data.most_common(1)[0][0]}:
         yield "other images than the rows around it: the identity of its data differs"
+    if by_images and not all(record.run_id in by_images for record in row.records):
+        yield "no interval over test images: predicted labels and counts of right ones disagree"
     used = set(map(how_computed, stages))
     usual = computed.most_common(1)[0][0]
     if used != {usual}:
