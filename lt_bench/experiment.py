@@ -74,6 +74,7 @@ def run(
     """
     folder = where.results / "runs" / config.run_id
     finished, checkpoint = folder / "record.json", folder / "checkpoint.pt"
+    # as they are before anything is computed: both are looked at once
     code_at_start()
     code_version()
     # the first rank decides for all, owns the folder, tests and writes

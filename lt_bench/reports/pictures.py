@@ -29,7 +29,7 @@ CAPTIONS = {
 }
 # Of the figures with a panel per method: up to how many rows they are on the page; larger tables
 # link to them, those that say least first.
-MOST_ROWS = {"classes": 24, "weights": 15, "reliability": 10, "curves": 10}
+MOST_ROWS = {"classes": 17, "weights": 15, "reliability": 10, "curves": 10}
 
 
 def figures_of(table: Filled, results: Results) -> Iterator[str]:
