@@ -179,7 +179,7 @@ def _combinations(config: RunConfig) -> Iterator[str]:
     if not method.is_trained:
         if optim.epochs:
             yield f"optim.epochs: {name!r} takes no gradient steps; write 0"
-        for key in given_keys(config):
+        for key in given_keys(config.overrides):
             if key.startswith(OF_TRAINING) and key not in ("optim.epochs", "optim.batch_size"):
                 yield f"{key}: has no effect on {name!r}, which is not trained; leave it out"
     if method.needs_representation and not config.representation:

@@ -123,8 +123,7 @@ def table(arguments: argparse.Namespace) -> int:
     from lt_bench.reports import report
 
     missing = report.missing(arguments.name, arguments.results)
-    stale = report.stale(arguments.name, arguments.results)
-    for run in stale:
+    for run in report.stale(arguments.name, arguments.results):
         again = in_folder(f"{run.command} --again", arguments.results, arguments.data_root)
         logger.warning(f"{run.run_id}: of uncommitted code that is not the code here: {again}")
     if arguments.dry_run:

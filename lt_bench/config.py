@@ -136,9 +136,6 @@ def repetition(config: RunConfig, results: Path, data_root: Path | None = None) 
 # Tables of settings that a second stage has in common with the run it starts from.
 SHARED_WITH_PARENT = ("data", "backbone")
 
-# How the origin of a setting begins that was given there.
-COMMAND_LINE = "command line: "
-
 # Set by `load` itself, never by a file or on the command line.
 NAMED_BY_LOAD = ("recipe", "overlay", "digest", "overrides", "parent")
 
@@ -164,7 +161,7 @@ def load(
     Args:
         tables: the part tables by kind; without them part names and options are not checked
             (and torch is not needed).
-        parents: the methods of the later stages but the last, if this is not the last one.
+        parents: of a run that is loaded as a parent, the methods between it and the last stage.
 
     Raises:
         ConfigError: every problem found, a line each.
@@ -212,7 +209,7 @@ def gather(recipe: str, method: str, overrides: Sequence[str] = ()) -> Said:
         if key in only_for:
             _merge(tree, only_for[key], f"{method_file} [for.{key}]", origin)
     for override in overrides:
-        _merge(tree, _parse_override(override), f"{COMMAND_LINE}{override}", origin)
+        _merge(tree, _parse_override(override), f"command line: {override}", origin)
     for key in only_for:
         variant = key.removeprefix(f"{stem}:")
         is_meant = variant in known_variants and _holds(tree, known_variants[variant])
@@ -228,7 +225,7 @@ def gather(recipe: str, method: str, overrides: Sequence[str] = ()) -> Said:
     # of one key the last counts; what another key's part replaces may be a slip
     last = {key_of(override): override for override in overrides}
     told = set(origin.values())
-    if idle := [o for o in last.values() if f"{COMMAND_LINE}{o}" not in told]:
+    if idle := [o for o in last.values() if f"command line: {o}" not in told]:
         raise ConfigError(
             f"{o}: has no effect, since a later setting replaces it; write it after that, or leave "
             "it out"
@@ -237,10 +234,12 @@ def gather(recipe: str, method: str, overrides: Sequence[str] = ()) -> Said:
     return Said(tree, origin)
 
 
-def given_keys(config: RunConfig) -> list[str]:
-    """The dotted keys that the command line sets, those of a whole table one by one."""
-    origin = gather(config.recipe, config.overlay, config.overrides).origin
-    return [key for key, source in origin.items() if source.startswith(COMMAND_LINE)]
+def given_keys(overrides: Sequence[str]) -> list[str]:
+    """The dotted keys that key=value settings set, those of a whole table one by one."""
+    origin: dict[str, str] = {}
+    for override in overrides:
+        _merge({}, _parse_override(override), override, origin)
+    return list(origin)
 
 
 def _holds(tree: Any, part: Mapping[str, Any]) -> bool:

@@ -17,8 +17,8 @@ from lt_bench.config import (
     OptimConfig,
     RunConfig,
     gather,
+    given_keys,
     in_folder,
-    key_of,
     repetition,
     with_seed,
 )
@@ -74,7 +74,7 @@ def run(
     """
     folder = where.results / "runs" / config.run_id
     finished, checkpoint = folder / "record.json", folder / "checkpoint.pt"
-    # as they are before anything is computed: both are looked at once
+    # both keep what their first call finds, which the code that trains is to be
     code_at_start()
     code_version()
     # the first rank decides for all, owns the folder, tests and writes
@@ -131,7 +131,7 @@ class _Trained:
 
 def _heed_learning_rate(config: RunConfig) -> None:
     """Steps of more or fewer images at the recipe's learning rate are told of."""
-    given = set(map(key_of, config.overrides))
+    given = set(given_keys(config.overrides))
     if "optim.lr" in given or given.isdisjoint({"optim.batch_size", "optim.accumulate"}):
         return
     optim, before = config.optim, gather(config.recipe, config.overlay).tree.get("optim", {})

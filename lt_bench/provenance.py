@@ -69,12 +69,12 @@ def code_version() -> dict[str, str]:
 
 
 def code_digest() -> str:
-    """One hash of them all: what tells uncommitted states of the code apart."""
+    """One hash over `code_version`: what tells uncommitted states of the code apart."""
     return hashlib.sha256(json.dumps(code_version()).encode()).hexdigest()[:16]
 
 
 def is_stale(environment: Mapping[str, Any]) -> bool:
-    """Whether a record's is of uncommitted code that is not the code here: a loss edited since."""
+    """Whether a record of this environment is of uncommitted code that is not the code here."""
     code = environment.get("code")
     return bool(environment.get("dirty") and code and code != code_digest())
 

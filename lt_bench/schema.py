@@ -163,8 +163,8 @@ class Reader:
         table = self.tables[kind]
         if spec.name not in table:
             other = OTHER_BACKBONES.get(spec.name) if kind == "backbone" else None
-            said = f"unknown {brief(spec.name)}; write {other}" if other else None
-            self._say(join(place, "name"), said or unknown(spec.name, table))
+            said = f"unknown {brief(spec.name)}; write {other}"
+            self._say(join(place, "name"), said if other else unknown(spec.name, table))
             return {}
         entry = table[spec.name]
         signature = inspect.signature(entry)

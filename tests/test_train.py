@@ -92,6 +92,7 @@ def test_a_learning_rate_for_steps_of_another_size_is_told_of(caplog, tmp_path):
         "optim.lr: 0.05 is that of steps of 30 images, these have 60; optim.lr=0.1 is in proportion"
     ]
     assert len(told("optim.accumulate=2")) == 1
+    assert len(told("optim={batch_size=90}")) == 1
     assert told("optim.batch_size=15", "optim.accumulate=2") == []
     assert told("optim.batch_size=60", "optim.lr=0.1") == []
     caplog.clear()
