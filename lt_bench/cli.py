@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +119,7 @@ def train(arguments: argparse.Namespace) -> int:
 
 def table(arguments: argparse.Namespace) -> int:
     """run what is missing of a results table, print and write it"""
-    from lt_bench.config import in_folder
+    from lt_bench.config import in_folder, stem_of
     from lt_bench.reports import report
 
     missing = report.missing(arguments.name, arguments.results)
@@ -142,9 +142,13 @@ def table(arguments: argparse.Namespace) -> int:
         status = _run_all(missing, _runtime(arguments), waits=True)
     if is_first_rank():
         print(report.write_table(arguments.name, arguments.results))
-        if status == 0 and (page := arguments.results / "index.html").exists():
+        written = arguments.results / "tables" / f"{stem_of(arguments.name)}.md"
+        if written.exists():
             rebuild = in_folder("python run.py report", arguments.results)
-            logger.info(f"{page} and the figures are as they were; {rebuild} rebuilds them")
+            logger.info(
+                f"{written}, with .csv and .tex beside it; {rebuild} draws the figures and the "
+                "page of all tables"
+            )
     return status
 
 
@@ -240,7 +244,7 @@ def show(arguments: argparse.Namespace) -> int:
     rows = [(key, f"{key} = {value}") for key, value in _flat(tree) if key not in named]
     width = max(len(text) for _, text in rows if len(text) <= SHOWN_WIDTH)  # long ones stick out
     for key, text in rows:
-        print(f"{text:<{width}}  # {_origin(key, said.origin)}")
+        print(f"{text:<{width}}  # {said.source(key) or 'default'}")
     return 0
 
 
@@ -260,14 +264,6 @@ def _flat(tree: Any, at: str = "") -> Any:
             yield from _flat(value, f"{at}{key}.")
         elif value is not None:
             yield f"{at}{key}", repr(value)
-
-
-def _origin(key: str, origin: Mapping[str, str]) -> str:
-    while key:
-        if key in origin:
-            return origin[key]
-        key = key.rpartition(".")[0]
-    return "default"
 
 
 def _run_all(

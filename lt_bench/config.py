@@ -136,6 +136,8 @@ def repetition(config: RunConfig, results: Path, data_root: Path | None = None) 
 # Tables of settings that a second stage has in common with the run it starts from.
 SHARED_WITH_PARENT = ("data", "backbone")
 
+COMMAND_LINE = "command line: "  # how the origin of what stands there begins
+
 # Set by `load` itself, never by a file or on the command line.
 NAMED_BY_LOAD = ("recipe", "overlay", "digest", "overrides", "parent")
 
@@ -146,6 +148,19 @@ class Said:
 
     tree: Mapping[str, Any]
     origin: Mapping[str, str]
+
+    def source(self, key: str) -> str | None:
+        """The file or argument that said a dotted key, the table it is in, or what it holds."""
+        inside = next((said for at, said in self.origin.items() if at.startswith(f"{key}.")), None)
+        while key and key not in self.origin:
+            key = key.rpartition(".")[0]
+        return self.origin.get(key, inside)
+
+    def located(self, problem: str) -> str:
+        """A problem that begins with its key, with the file that says this in front."""
+        source = self.source(problem.partition(":")[0].partition("[")[0])
+        is_from_file = source and not source.startswith(COMMAND_LINE)
+        return f"{source}: {problem}" if is_from_file else problem
 
 
 def load(
@@ -174,9 +189,10 @@ def load(
         place="",
         without=NAMED_BY_LOAD,
     )
-    parent = _parent(recipe, said.tree, overrides, tables, parents, reader.problems)
-    if reader.problems:
-        raise ConfigError(reader.problems)
+    problems = [said.located(problem) for problem in reader.problems]
+    parent = _parent(recipe, said.tree, overrides, tables, parents, problems)
+    if problems:
+        raise ConfigError(problems)
     config = RunConfig(
         recipe=recipe,
         overlay=method,
@@ -209,7 +225,7 @@ def gather(recipe: str, method: str, overrides: Sequence[str] = ()) -> Said:
         if key in only_for:
             _merge(tree, only_for[key], f"{method_file} [for.{key}]", origin)
     for override in overrides:
-        _merge(tree, _parse_override(override), f"command line: {override}", origin)
+        _merge(tree, _parse_override(override), f"{COMMAND_LINE}{override}", origin)
     for key in only_for:
         variant = key.removeprefix(f"{stem}:")
         is_meant = variant in known_variants and _holds(tree, known_variants[variant])
@@ -225,7 +241,7 @@ def gather(recipe: str, method: str, overrides: Sequence[str] = ()) -> Said:
     # of one key the last counts; what another key's part replaces may be a slip
     last = {key_of(override): override for override in overrides}
     told = set(origin.values())
-    if idle := [o for o in last.values() if f"command line: {o}" not in told]:
+    if idle := [o for o in last.values() if f"{COMMAND_LINE}{o}" not in told]:
         raise ConfigError(
             f"{o}: has no effect, since a later setting replaces it; write it after that, or leave "
             "it out"

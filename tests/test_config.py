@@ -156,6 +156,22 @@ def test_a_method_that_would_start_from_itself_is_refused(tmp_path):
     assert prepare("digits_lt", "crt", ["parent=crt"]).parent.parent.overlay == "ce"
 
 
+def test_what_is_wrong_in_a_file_names_it(tmp_path):
+    own = write(
+        tmp_path / "mine.toml",
+        'optim.lrr = 1\nobjective.loss = { name = "focal", gama = 1 }\n'
+        '[for.digits_lt]\noptim.epochs = "x"\n',
+    )
+    assert problems("optim.mometum=1", method=own) == [
+        f"{own} [for.digits_lt]: optim.epochs: expected int, got 'x'",
+        f"{own}: optim.lrr: no such field; did you mean 'lr'?",
+        "optim.mometum: no such field; did you mean 'momentum'?",
+        f"{own}: objective.loss.gama: no such option of 'focal'; did you mean 'gamma'?",
+    ]
+    (said, *_) = problems(method="configs/digits_lt.toml")
+    assert said.startswith("configs/digits_lt.toml: variants: no such field; known: ")
+
+
 def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
     path = write(tmp_path / "mine.toml", "")
 
