@@ -2,13 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from lt_bench.config import RunConfig
 from lt_bench.metrics import SCORE_BINS, TOP_LABEL_BINS, Bins, Tally
-from lt_bench.record import ClassHistory, DataSummary, Epoch, Parent, Record, SplitResult, write
-from lt_bench.reports import report
+from lt_bench.record import (
+    ClassHistory,
+    DataSummary,
+    Epoch,
+    Parent,
+    Record,
+    SplitResult,
+    read_all,
+    write,
+)
+from lt_bench.reports import report, tables
 
 RECIPE = """
 [data]
@@ -138,3 +149,15 @@ def fill_with(results, name="table", **options):
     for run in report.cells(name):
         right = (9, 8, 5, 2 + run.seed)
         write(make_record(run, **{"correct": right, **options}), results)
+
+
+def rows(markdown: str) -> dict[str, list[str]]:
+    """The cells of the Markdown tables above the differences, by the first of each line."""
+    text = markdown.partition("\nDifference")[0]
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line[:2] == "| "]
+    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
+
+
+def table_frame(results: Path) -> pd.DataFrame:
+    """What the test table makes of the records there."""
+    return tables.frame(report.fill("table", read_all(results)))
