@@ -62,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(*error.problems, sep="\n", file=sys.stderr)
         return USER_MISTAKE
+    except RunError as error:
+        print(error, file=sys.stderr)
+        return FAILED_RUN
     except BrokenPipeError:  # who reads what is printed has seen enough, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_PIPE
@@ -119,9 +122,10 @@ def train(arguments: argparse.Namespace) -> int:
 
 def table(arguments: argparse.Namespace) -> int:
     """run what is missing of a results table, print and write it"""
-    from lt_bench.config import in_folder, stem_of
+    from lt_bench.config import in_folder, listed_name, names
     from lt_bench.reports import report
 
+    arguments.name = listed_name(arguments.name, "configs/tables")
     missing = report.missing(arguments.name, arguments.results)
     for run in report.stale(arguments.name, arguments.results):
         again = in_folder(f"{run.command} --again", arguments.results, arguments.data_root)
@@ -142,8 +146,8 @@ def table(arguments: argparse.Namespace) -> int:
         status = _run_all(missing, _runtime(arguments), waits=True)
     if is_first_rank():
         print(report.write_table(arguments.name, arguments.results))
-        written = arguments.results / "tables" / f"{stem_of(arguments.name)}.md"
-        if written.exists():
+        written = arguments.results / "tables" / f"{arguments.name}.md"
+        if arguments.name in names("configs/tables") and written.exists():
             rebuild = in_folder("python run.py report", arguments.results)
             logger.info(
                 f"{written}, with .csv and .tex beside it; {rebuild} draws the figures and the "

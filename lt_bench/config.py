@@ -302,6 +302,12 @@ def read_toml(kind: str, name: str, folder: str) -> tuple[str, dict[str, Any]]:
         raise ConfigError(f"{shown}: not readable as TOML: nested too deep") from error
 
 
+def listed_name(name: str, folder: str) -> str:
+    """The name of what is given as a file of this folder of the checkout; any other as it is."""
+    is_listed = name.endswith(".toml") and Path(name).resolve().parent == ROOT / folder
+    return stem_of(name) if is_listed else name
+
+
 def stem_of(name: str) -> str:
     """Of a config's name or file: without its folder and .toml, with any other dots."""
     return Path(name).name.removesuffix(".toml")

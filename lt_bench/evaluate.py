@@ -1,4 +1,7 @@
-"""Evaluation: counts and bins on the device, read once. B batch, C classes."""
+"""Evaluation: counts and bins on the device, read once.
+
+Shapes: N images, B batch, C classes, K of the most probable ones.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,7 @@
 """Per-sample losses: built from class counts, called with logits, target and Progress.
 
-Shapes: B batch, C classes, T tail classes. A loss returns loss_B in nats unless it says otherwise;
-class weights and the division belong to `weighting.Objective`.
+Shapes: B batch, C classes, T tail classes, G groups of a batch. A loss returns loss_B in nats
+unless it says otherwise; class weights and the division belong to `weighting.Objective`.
 """
 
 import math

@@ -1,4 +1,7 @@
-"""Methods: a network, what one step minimises, and how to predict. B batch, C classes."""
+"""Methods: a network, what one step minimises, and how to predict.
+
+Shapes: N images of a split, B batch, C classes, D features.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

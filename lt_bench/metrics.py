@@ -22,7 +22,10 @@ TOP_LABEL_BINS, SCORE_BINS = 15, 10
 
 @dataclass(frozen=True, eq=False)
 class Tally:
-    """Test images per class: all of them, those predicted right, and those predicted as it."""
+    """Test images per class: all of them, those predicted right, and those predicted as it.
+
+    Each is (C,), of integers.
+    """
 
     total: IntArray
     correct: IntArray
@@ -30,6 +33,11 @@ class Tally:
 
     @classmethod
     def of(cls, labels: ArrayLike, predicted_labels: ArrayLike, num_classes: int) -> "Tally":
+        """Count the images of a split by their labels and predicted labels, (N,) integers each.
+
+        Raises:
+            ValueError: they differ in length, are no integers, or are not in [0, num_classes).
+        """
         labels, predicted_labels = (
             _labels(labels, num_classes),
             _labels(predicted_labels, num_classes),

@@ -235,8 +235,10 @@ class Reader:
         return result
 
     def _no_such(self, place: str, name: str, known: Mapping[str, Any], what: str) -> None:
-        if name in OTHER_SPELLINGS:
-            self._say(place, f"no such {what}; write {OTHER_SPELLINGS[name]}")
+        remedy = OTHER_SPELLINGS.get(name, "")
+        ours = remedy.partition(" ")[0].rstrip(",")
+        if remedy and ours != place and (what == "field" or ours in known):
+            self._say(place, f"no such {what}; write {remedy}")
             return
         inside = [
             join(field, name)

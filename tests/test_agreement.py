@@ -70,6 +70,14 @@ def test_another_machine_is_named(pair):
     one, _ = pair
     other = replace(one, environment={**one.environment, "precision": "fp32"})
     assert agreement(one, other).lines[0] == "precision: bf16 then, fp32 now"
+    other = replace(one, environment={**one.environment, "cpu": "another", "ranks": 8})
+    assert agreement(one, other).lines[:2] == (
+        f"cpu: {one.environment.get('cpu')} then, another now",
+        "ranks: 1 then, 8 now",
+    )
+    older = {key: value for key, value in one.environment.items() if key != "ranks"}
+    again = replace(one, environment={**older, "ranks": 1})
+    assert agreement(replace(one, environment=older), again).lines[0].startswith("identical")
 
 
 def test_verify_repeats_a_run_and_finds_a_number_that_was_edited(tmp_path, capsys):

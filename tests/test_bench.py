@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from dataclasses import replace
 
@@ -267,3 +268,18 @@ def test_the_peak_of_a_process_and_of_those_it_starts():
     assert 300 < together < 380
     with pytest.raises(RuntimeError, match="no such thing"):
         memory._peaks("-c", "raise SystemExit('no such thing')")
+
+
+def test_an_interrupted_look_at_a_process_ends_it(monkeypatch):
+    started = []
+
+    def interrupt(process, *_):
+        started.append(process)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(memory, "_bytes", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        memory._peaks("-c", "import time; time.sleep(60)")
+    (process,) = started
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from lt_bench import provenance
-from lt_bench.cli import _row, main
+from lt_bench.cli import FAILED_RUN, _row, main
 from lt_bench.config import load, names
+from lt_bench.errors import RunError
 from lt_bench.record import read_all, record_path, write
 from tests.synthetic import make_record
 
@@ -184,6 +185,15 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly():
         it.stdout.close()  # long before the first line comes
         assert it.stderr.read() == b""
     assert it.returncode == 141
+
+
+def test_a_failure_on_the_way_is_one_line_of_every_verb(capsys, monkeypatch, tmp_path):
+    def fail(*_):
+        raise RunError("a.png: the process that reads images ended here")
+
+    monkeypatch.setattr("lt_bench.predictions.predict", fail)
+    assert main(["predict", "some-run", str(tmp_path)]) == FAILED_RUN
+    assert capsys.readouterr().err == "a.png: the process that reads images ended here\n"
 
 
 def test_help_report_and_a_finished_table_need_no_torch(tmp_path):

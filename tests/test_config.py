@@ -172,6 +172,14 @@ def test_what_is_wrong_in_a_file_names_it(tmp_path):
     assert said.startswith("configs/digits_lt.toml: variants: no such field; known: ")
 
 
+def test_no_other_spelling_is_told_where_there_is_no_such_setting():
+    for key in ("imb_factor", "imbalance_factor"):
+        (said,) = problems(f"data.{key}=100", recipe="inat2018")
+        assert said.startswith(f"data.{key}: no such option of 'inat2018'; known: layout")
+    (said,) = problems("imbalance_factor=100")
+    assert said.startswith("imbalance_factor: no such field; write data.imbalance_factor = ")
+
+
 def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
     path = write(tmp_path / "mine.toml", "")
 

@@ -151,6 +151,7 @@ def test_the_verdict_at_the_edges():
     assert verdict(37.2, 38.0, 40.7, 1.0) == "0.80 below"
     assert verdict(41.7, 38.0, 40.7, 1.0) == "1.00 above"
     assert verdict(42.0, 38.0, 40.7, 1.0) == "1.30 above: OUTSIDE the band"
+    assert verdict(100 * 0.407, 40.7, 40.7, 1.0) == "in the spread"  # not 40.699999999999996
 
 
 def test_without_rows_there_is_nothing_to_say(tmp_path):

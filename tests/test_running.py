@@ -110,8 +110,6 @@ def test_side_by_side_gives_the_records_of_one_after_another(tmp_path):
         assert (environment["jobs"], environment["device"]) == (2, "cpu, 1 threads")
     rows = [line.split(":")[0] for line in lines if line.startswith("digits_lt ")]
     assert sorted(rows) == [f"digits_lt {name} seed 0" for name in ("cb", "ce", "ce", "crt")]
-    written = two / "tables" / "short.md"
-    assert [line for line in lines if line.startswith(f"{written}, with .csv and .tex beside it;")]
     assert not [*two.rglob("lock"), *two.rglob(".part-*"), *two.rglob("checkpoint.pt")]
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lt_bench import provenance
-from lt_bench.config import load
+from lt_bench.config import listed_name, load
 from lt_bench.errors import ConfigError
 from lt_bench.record import encode_labels, write
 from lt_bench.reports import report, tables
@@ -117,20 +117,24 @@ def test_images_that_cannot_be_told_apart_have_no_interval(checkout, results):
     )
 
 
-def test_a_table_elsewhere_does_not_replace_one_of_the_checkout(checkout, results, tmp_path):
+def test_a_table_elsewhere_is_printed_whole_and_leaves_no_file(checkout, results, tmp_path):
+    own = tmp_path / "my table.toml"
+    own.write_text(TABLE + 'also = ["cost"]')
+    begun = report.write_table(str(own), results)
+    assert f"`python run.py table '{own}'` makes them" in begun
     fill_with(results)
-    own = tmp_path / "table.toml"
-    own.write_text(TABLE)
-    with pytest.raises(ConfigError, match="would replace the results of table table; rename it"):
-        report.write_table(str(own), results)
-    (checkout / "table.toml").write_text(TABLE + 'also = ["cost"]')
-    for name in ("table-cost", "published"):
-        own = own.rename(tmp_path / f"{name}.toml")
-        with pytest.raises(ConfigError, match=f"replace the results of table {name}; rename it"):
-            report.write_table(str(own), results)
-    own.rename(tmp_path / "mine.v2.toml")
-    report.write_table(str(tmp_path / "mine.v2.toml"), results)
-    assert (results / "tables" / "mine.v2.md").is_file()
+    text = report.write_table(str(own), results)
+    assert text.startswith("# A | table\n")
+    assert "\n# A | table" in text
+    assert "seconds with parents" in text
+    assert not (results / "tables").exists()
+
+
+def test_a_table_of_the_checkout_given_as_a_file_is_that_table(checkout, results, monkeypatch):
+    monkeypatch.chdir(checkout)
+    for name in ("table", "table.toml", str(checkout / "table.toml")):
+        assert listed_name(name, "configs/tables") == "table"
+    assert listed_name("../table.toml", "configs/tables") == "../table.toml"
 
 
 def test_a_results_folder_that_is_not_there_is_said(tmp_path):
@@ -361,6 +365,16 @@ def test_uncommitted_states_of_the_code_are_told_apart(checkout, results):
     text = report.write_table("table", results)
     both = f"00000000 (changed: beefbeef), 00000000 (changed: {here[:8]})"
     assert f"runs of different versions of the code: {', '.join(sorted(both.split(', ')))}" in text
+
+
+def test_runs_on_several_ranks_are_marked(checkout, results):
+    """Their batch norms and losses of a whole batch see a share of it: it is another training."""
+    fill_with(results)
+    run = report.cells("table")[0]
+    one = make_record(run)
+    write(replace(one, environment={**one.environment, "ranks": 8}), results)
+    text = report.write_table("table", results)
+    assert "computed in bf16 and in bf16 on 8 ranks; most runs here in bf16." in text
 
 
 def test_a_mark_that_all_rows_share_stands_above_them(checkout, results):

@@ -89,11 +89,15 @@ def _peaks(*arguments: str) -> tuple[float, float]:
             start_new_session=True,  # by which its own processes are known
         )
         largest = total = 0
-        while process.poll() is None:
-            with suppress(OSError, UnicodeDecodeError):  # it ended in the meantime
-                largest = max(largest, _bytes(process.pid, "status", "VmHWM"))
-            total = max(total, largest + _private_in_session(process.pid))
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+        try:
+            while process.poll() is None:
+                with suppress(OSError, UnicodeDecodeError):  # it ended in the meantime
+                    largest = max(largest, _bytes(process.pid, "status", "VmHWM"))
+                total = max(total, largest + _private_in_session(process.pid))
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+        finally:  # where a look is interrupted, it is not left at work
+            process.kill()
+            process.wait()
         if process.returncode:
             said.seek(0)
             raise RuntimeError(said.read())

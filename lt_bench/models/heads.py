@@ -2,6 +2,7 @@
 
 Two logits that bfloat16 cannot tell apart would go to the lower label, often the more frequent
 class: in tests, and in what a loss counts as a mistake.
+Shapes: N training images, B batch, D features, C classes.
 """
 
 import torch

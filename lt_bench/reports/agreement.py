@@ -12,7 +12,17 @@ from lt_bench.record import Record
 STEPS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 ROUNDING = 1e-9  # so that one image of 500 is 0.2
 # What the same configuration may still differ by: the machine and its software.
-MACHINE = ("commit", "dirty", "device", "precision", "compiled", "deterministic", "packages")
+MACHINE = (
+    "commit",
+    "dirty",
+    "device",
+    "cpu",
+    "ranks",
+    "precision",
+    "compiled",
+    "deterministic",
+    "packages",
+)
 
 
 @dataclass(frozen=True)
@@ -45,8 +55,9 @@ def _outcome(record: Record) -> tuple[object, ...]:
 
 
 def _told(record: Record, again: Record, is_same_data: bool) -> Iterator[str]:
+    ran = [{"ranks": 1, **run.environment} for run in (record, again)]
     for name in MACHINE:
-        before, now = record.environment.get(name), again.environment.get(name)
+        before, now = (environment.get(name) for environment in ran)
         if before != now and (before or now):  # off is as good as not in an older record
             yield f"{name}: {before} then, {now} now"
     if not is_same_data:

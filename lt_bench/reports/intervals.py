@@ -1,4 +1,7 @@
-"""Paired differences between two methods and their 95 % intervals: over seeds, over test images."""
+"""Paired differences between two methods and their 95 % intervals: over seeds, over test images.
+
+Shapes: N test images, C classes, R resampled test splits.
+"""
 
 import math
 import statistics
@@ -63,16 +66,16 @@ def resampled_class_gains(
     """
     # the legacy generator's stream is frozen: the same table under every version of numpy
     random = np.random.RandomState(0)
-    gains_BC = np.full((draws, num_classes), np.nan)
+    gains_RC = np.full((draws, num_classes), np.nan)
     for label in range(num_classes):
         values, counts = np.unique(gain_N[labels_N == label], return_counts=True)
         if len(values):
             times = random.multinomial(counts.sum(), counts / counts.sum(), size=draws)
-            gains_BC[:, label] = times @ values / counts.sum()
-    return gains_BC
+            gains_RC[:, label] = times @ values / counts.sum()
+    return gains_RC
 
 
-def percentile_interval(gains_BC: FloatArray, weight_C: FloatArray) -> Interval | None:
+def percentile_interval(gains_RC: FloatArray, weight_C: FloatArray) -> Interval | None:
     """The middle 95 % of a weighted mean over classes; classes of weight zero do not enter.
 
     None where all draws are the same: no width would say how sure one can be.
@@ -80,6 +83,6 @@ def percentile_interval(gains_BC: FloatArray, weight_C: FloatArray) -> Interval 
     that rounds 7.25 must not.
     """
     used = weight_C > 0
-    ends = np.percentile(gains_BC[:, used] @ weight_C[used], [2.5, 97.5])
+    ends = np.percentile(gains_RC[:, used] @ weight_C[used], [2.5, 97.5])
     low, high = (round(float(end), 9) + 0.0 for end in ends)  # no -0
     return Interval(low, high) if low < high else None

@@ -110,8 +110,9 @@ def beside(tables: Sequence[Filled], published: Sequence[Published]) -> list[Bes
     trained: dict[str, RunConfig] = {}
     ours: dict[str, dict[str, Row]] = {}
     for table in tables:
-        is_of_test = table.config.report.name == "shots"
-        rows = [row for rows in table.rows.values() for row in rows if is_of_test]
+        if table.config.report.name != "shots":
+            continue
+        rows = [row for rows in table.rows.values() for row in rows]
         for config in (*(row.config for row in rows), *table.missing):
             if recipe := recipe_of(config):
                 trained.setdefault(recipe, config.stages[0])
@@ -135,7 +136,7 @@ def render_published(groups: Sequence[Beside]) -> str:
 
 def verdict(ours_percent: float, low: float, high: float, tolerance: float) -> str:
     """Where a mean lies: in the spread, in the band around it, or how far outside the band."""
-    gap = max(low - ours_percent, ours_percent - high)
+    gap = round(max(low - ours_percent, ours_percent - high), 6)  # a share times 100 is not exact
     if gap <= 0:
         return "in the spread"
     side = "below" if ours_percent < low else "above"

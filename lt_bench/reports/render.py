@@ -108,7 +108,7 @@ def score_grid(columns: Mapping[str, Column], rows: Sequence[Row]) -> Grid:
     bold = {
         (line, place)
         for place, (name, column) in enumerate(columns.items(), start=1)
-        for line, is_set in enumerate(is_bold(rows, name, column))
+        for line, is_set in enumerate(is_bold(rows, name))
         if is_set
     }
     return Grid("", head, lines, frozenset(bold))
@@ -116,7 +116,7 @@ def score_grid(columns: Mapping[str, Column], rows: Sequence[Row]) -> Grid:
 
 def missing_runs(table: Filled, results: Path, quote: str = "") -> str:
     """How many runs are missing, and what makes them."""
-    command = in_folder(f"python run.py table {table.table}", results)
+    command = in_folder(f"python run.py table {shlex.quote(table.table)}", results)
     command = f"{quote}{command}{quote}"
     return f"{len(table.missing)} of {table.num_runs} runs are missing; {command} makes them" + (
         ", or row by row:" if table.name == table.table and quote else "."

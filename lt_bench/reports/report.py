@@ -117,10 +117,9 @@ def fill(name: str, records: Sequence[Record], also: Spec | None = None) -> Fill
     weights = None  # but for scores that are means over classes, which can be resampled
     if report == "shots":
         weights = functools.partial(shot_weights, **config.report.options)
-    table = stem_of(name)
     return Filled(
-        name=f"{table}-{also.name}" if also else table,
-        table=table,
+        name=f"{name}-{also.name}" if also else name,
+        table=name,
         config=config,
         caption=(inspect.getdoc(REPORTS[report]) or "").partition("\n")[0],
         columns=columns,
@@ -137,15 +136,11 @@ def fill(name: str, records: Sequence[Record], also: Spec | None = None) -> Fill
 def write_table(name: str, results: Path) -> str:
     """Write results/tables/NAME.md, .csv and .tex and return the Markdown.
 
-    Raises:
-        ConfigError: a file of one's own has the name of a table of the checkout.
+    What is at a path of its own has no place among them: the Markdown of its reports is all.
     """
-    own = stem_of(name)
-    listed = names("configs/tables")
-    further = (f"{table}-{also.name}" for table in listed for also in table_config(table).also)
-    if own != name and own in {*listed, *further, "published"}:
-        raise ConfigError(f"table {name}: would replace the results of table {own}; rename it")
     tables = all_reports(name, read_all(results))
+    if name.endswith(".toml"):
+        return "\n".join(render_markdown(table, results) for table in tables)
     for table in tables:
         if table.rows:
             for path, text in _texts(table, results).items():

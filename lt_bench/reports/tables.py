@@ -215,9 +215,11 @@ def _data_identity(record: Record) -> str:
 
 
 def how_computed(record: Record) -> str:
-    """The precision of a run, and whether its step was compiled."""
-    precision = str(record.environment.get("precision"))
-    return f"compiled {precision}" if record.environment.get("compiled") else precision
+    """The precision of a run, whether its step was compiled, and on how many ranks."""
+    ran = record.environment
+    compiled = "compiled " if ran.get("compiled") else ""
+    ranks = f" on {count} ranks" if (count := ran.get("ranks") or 1) > 1 else ""
+    return f"{compiled}{ran.get('precision')}{ranks}"
 
 
 def compared(
@@ -252,15 +254,15 @@ def _differences(
         for r in (row, other)
     )
     pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
-    gains_BC = _resampled([(a, b) for (a, _), (b, _) in pairs]) if class_weights else None
+    gains_RC = _resampled([(a, b) for (a, _), (b, _) in pairs]) if class_weights else None
     weights = class_weights(row.records[0]) if class_weights else {}
     found = {}
     for name in names:
         both = [(mine[name], its[name]) for (_, mine), (_, its) in pairs]
         gaps = [a - b for a, b in both if a is not None and b is not None]
         over = {"seeds": t_interval(gaps)}
-        if gains_BC is not None and name in weights:
-            over["images"] = percentile_interval(gains_BC, weights[name])
+        if gains_RC is not None and name in weights:
+            over["images"] = percentile_interval(gains_RC, weights[name])
         if gaps and len(gaps) == len(pairs):
             known = {kind: interval for kind, interval in over.items() if interval}
             found[name] = Difference(statistics.fmean(gaps), len(gaps), known)
@@ -290,7 +292,7 @@ def sorted_labels(record: Record) -> IntArray | None:
     return labels if np.array_equal(hits, record.test.correct) else None
 
 
-def is_bold(rows: Sequence[Row], name: str, column: Column) -> list[bool]:
+def is_bold(rows: Sequence[Row], name: str) -> list[bool]:
     """Which mean to set in bold: the best, if its differences to the first row and to the next
     best are clear: over seeds, and over test images where the column has such intervals.
     """
