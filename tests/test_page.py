@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -14,7 +15,7 @@ from lt_bench.errors import DataError
 from lt_bench.record import write
 from lt_bench.reports import figures, report
 from lt_bench.reports.page import check_page, render_page, write_page
-from lt_bench.reports.pictures import MOST_ROWS, _in_few_colours, check_figures
+from lt_bench.reports.pictures import _in_few_colours, check_figures
 from tests.synthetic import TABLE, fill_with, make_record
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -74,11 +75,11 @@ def test_the_page_is_whole_and_fetches_nothing(page):
 
 
 def test_a_large_table_links_to_its_panels(page, checkout, results, monkeypatch):
-    monkeypatch.setattr("lt_bench.reports.pictures.MOST_ROWS", dict.fromkeys(MOST_ROWS, 2))
+    kinds = ("classes", "curves", "reliability")
+    monkeypatch.setattr("lt_bench.reports.pictures.MOST_ROWS", dict.fromkeys(kinds, 2))
     parsed = Parsed(render_page(report.read_results(results)))
     assert len(parsed.all("img", "src")) == 4
     links = [link for link in parsed.all("a", "href") if link.startswith("figures/")]
-    kinds = ("classes", "curves", "reliability")
     assert sorted(links) == [f"figures/{t}-{k}.png" for t in ("other", "table") for k in kinds]
     assert all((results / link).exists() for link in links)
 
@@ -102,6 +103,20 @@ def test_a_second_stage_is_shown_with_its_parents_command(checkout, results):
     seeds = "--seeds 0 1 --precision bf16 --results mine"
     first, second = (f"python run.py train small {name} {seeds}" for name in ("ce", "child"))
     assert f">{first}\n{second}</code>" in render_page(report.read_results(results))
+
+
+def test_seeds_that_were_computed_otherwise_have_a_command_of_their_own(checkout, results):
+    fill_with(results)
+    one = make_record(report.cells("table")[0])
+    machine = {**one.environment, "precision": "fp32", "compiled": True}
+    write(replace(one, environment=machine), results)
+    text = render_page(report.read_results(results))
+    commands = (
+        "python run.py train small ce --seeds 0 --precision fp32 --compile --results mine",
+        "python run.py train small ce --seeds 1 --precision bf16 --results mine",
+    )
+    assert f">{chr(10).join(commands)}</code>" in text
+    assert "<td>compiled fp32</td>" in text
 
 
 def test_scores_of_the_same_name_say_of_which_report_they_are(checkout, results):

@@ -1,15 +1,25 @@
 """Ours beside published: which runs compare with which rows, and what is said of them."""
 
 import csv
+import io
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from lt_bench.config import load, names, with_seed
 from lt_bench.errors import DataError
 from lt_bench.record import write
 from lt_bench.reports import report
-from lt_bench.reports.published import beside, read_published, recipe_of, render_published, verdict
+from lt_bench.reports.latex import latex_published
+from lt_bench.reports.published import (
+    beside,
+    csv_published,
+    read_published,
+    recipe_of,
+    render_published,
+    verdict,
+)
 from tests.synthetic import long_tail, make_record
 
 ROOT = Path(__file__).parents[1]
@@ -101,7 +111,8 @@ def test_a_full_run_is_compared(results):
     assert cells["SEQL"] == ["40.5", "1", "50.0", "1", "9.51 above: OUTSIDE the band"]
     assert cells["CB focal"] == ["36.0 .. 39.6", "4", "30.0", "1", "–"]  # no target
     assert cells["LDAM"][2:] == ["not run", "0", "–"]
-    assert "Focal" not in cells  # what others call so is the sigmoid form
+    assert cells["Focal"][:2] == ["none of this recipe", "0"]  # others' is the sigmoid form
+    assert cells["Recall (paper batch)"][0] == "no published classification value"
     assert cells["Recall"] == ["no published classification value", "0", "39.0", "1", "–"]
     assert cells["SDN (rep: recall, cls: CB)"][0] == "no published classification value"
     assert cells["Loss scheduling"][0] == "none of this recipe"
@@ -115,6 +126,19 @@ def test_a_full_run_is_compared(results):
     )
     assert all(heading.endswith("; no run of ours yet") for heading in headings[1:])
     assert "38.05 (IB loss (ICCV21) Table 4, arXiv:2110.02444, own run)" in text
+
+
+def test_csv_and_latex_say_the_same(results):
+    run_at(results, "ce", [39, 40, 41])
+    groups = report.beside_published(report.read_results(results))
+    frame = pd.read_csv(io.StringIO(csv_published(groups)))
+    assert list(frame) == ["of", "method", "published", "values", "ours", "n", "band"]
+    (line,) = frame[(frame["method"] == "CE") & frame["ours"].notna()].to_numpy().tolist()
+    assert line[0].startswith("CIFAR-100-LT (imbalance factor 100), ResNet-32, recipe cifar100_lt")
+    assert line[1:] == ["CE", "38.0 .. 40.7", 6, "40.0 ± 1.0", 3, "in the spread"]
+    text = latex_published(groups)
+    assert "CE & 38.0 .. 40.7 & 6 & 40.0 $\\pm$ 1.0 & 3 & in the spread \\\\" in text
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == len(groups)
 
 
 def test_a_run_on_other_images_of_the_same_counts_says_so(results):

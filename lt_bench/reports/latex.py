@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lt_bench.reports.prose import dataset_name
+from lt_bench.reports.published import Beside
 from lt_bench.reports.render import (
     bolded,
     facts_of_runs,
@@ -52,6 +53,47 @@ def render_latex(table: Filled, results: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def latex_published(groups: Sequence[Beside]) -> str:
+    """A booktabs table for each recipe with published values, our marks and the sources below."""
+    parts = ["% Made by python run.py report; needs booktabs and graphicx."]
+    parts += [f"% {latex(group.grid.about)}" for group in groups[:1]]
+    for group in groups:
+        lines = [[latex(text) for text in line] for line in group.grid.lines]
+        notes = [*group.marks, *group.sources]
+        parts.append(
+            "\n".join(
+                [
+                    r"\begin{table}",
+                    r"\centering\small",
+                    rf"\caption{{{latex(group.heading)}.}}\vspace{{4pt}}",
+                    *_tabular(group.grid.head, lines),
+                    *(rf"\par\footnotesize {latex(note)}" for note in notes),
+                    r"\end{table}",
+                ]
+            )
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _tabular(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a tabular that is made narrower where it is wider than the text.
+
+    Args:
+        head: as plain texts.
+        lines: of cells that are LaTeX already.
+    """
+    return [
+        FITTED,
+        rf"\begin{{tabular}}{{@{{}}l{'r' * (len(head) - 1)}@{{}}}}",
+        r"\toprule",
+        " & ".join(map(latex, head)) + r" \\",
+        r"\midrule",
+        *(" & ".join(cells) + r" \\" for cells in lines),
+        r"\bottomrule",
+        r"\end{tabular}}",
+    ]
+
+
 def _latex_table(table: Filled, section: str, rows: Sequence[Row]) -> str:
     """One float: what a reader of the paper needs in its caption, the marks below as footnotes."""
     letters, of_rows = lettered(rows, without=(VERSIONS,))
@@ -79,14 +121,7 @@ def _latex_table(table: Filled, section: str, rows: Sequence[Row]) -> str:
             rf"\label{{tab:{table.name_of(section)}}}",
             rf"% {latex(settings(section))}",
             *(rf"% {latex(mark)}" for mark in versions),
-            FITTED,
-            rf"\begin{{tabular}}{{@{{}}l{'r' * (len(grid.head) - 1)}@{{}}}}",
-            r"\toprule",
-            " & ".join(map(latex, grid.head)) + r" \\",
-            r"\midrule",
-            *(" & ".join(cells) + r" \\" for cells in lines),
-            r"\bottomrule",
-            r"\end{tabular}}",
+            *_tabular(grid.head, lines),
             *(rf"\par\footnotesize {latex(note)}" for note in notes if note),
             *(
                 rf"\par\footnotesize $^{{{letter}}}$ {latex(mark)}."

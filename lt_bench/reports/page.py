@@ -11,10 +11,10 @@ from lt_bench.config import in_folder
 from lt_bench.files import write_text_whole
 from lt_bench.metrics import SHOT_GROUPS
 from lt_bench.record import version
-from lt_bench.reports.latex import render_latex
+from lt_bench.reports.latex import latex_published, render_latex
 from lt_bench.reports.pictures import figures_of
 from lt_bench.reports.prose import dataset_name
-from lt_bench.reports.published import Beside
+from lt_bench.reports.published import Beside, csv_published
 from lt_bench.reports.render import (
     Grid,
     across_grid,
@@ -31,7 +31,7 @@ from lt_bench.reports.render import (
     title,
 )
 from lt_bench.reports.report import COLUMNS, Results, beside_published
-from lt_bench.reports.tables import HEADLINE, Column, Filled, Row
+from lt_bench.reports.tables import HEADLINE, Column, Filled, Row, how_computed
 
 GROUPS = (*SHOT_GROUPS, HEADLINE)
 IMAGE = re.compile(r'src="data:image/webp;base64,[^"]*"')
@@ -226,7 +226,7 @@ def _cell(row: Row, name: str, column: Column, text: str, is_bold: bool, runs: s
 
 
 def _runs_id(table: Filled, row: Row) -> str:
-    return f"runs-{table.table}-{row.config.names[1]}-{row.config.digest[:12]}"
+    return f"runs-{table.table}-{row.config.digest[:8]}"
 
 
 def _runs_of(tables: Sequence[Filled], results: Path) -> Iterator[str]:
@@ -239,11 +239,14 @@ def _runs_of(tables: Sequence[Filled], results: Path) -> Iterator[str]:
 def _runs(reports: Sequence[tuple[Filled, Row]], results: Path) -> str:
     """What runs them elsewhere, what compares, and each seed's record, scores and machine."""
     table, row = reports[0]
-    seeds = " ".join(str(record.seed) for record in row.records)
-    precision = row.records[0].environment.get("precision", "auto")
+    ways: dict[str, list[str]] = {}
+    for record in row.records:
+        compiled = " --compile" if record.environment.get("compiled") else ""
+        way = f"--precision {record.environment.get('precision', 'auto')}{compiled}"
+        ways.setdefault(way, []).append(str(record.seed))
     commands = [
-        f"{stage.command.rpartition(' seed=')[0]} --seeds {seeds} --precision {precision} "
-        "--results mine"
+        f"{stage.command.rpartition(' seed=')[0]} --seeds {' '.join(seeds)} {way} --results mine"
+        for way, seeds in ways.items()
         for stage in row.config.stages
     ]
     check = in_folder(f"python run.py verify {row.records[0].run_id}", results)
@@ -256,7 +259,7 @@ def _runs(reports: Sequence[tuple[Filled, Row]], results: Path) -> str:
     for index, record in enumerate(row.records):
         cells = [column.printed(scores[index][name]) for scores, name, column, _ in columns]
         link = f'<a href="runs/{escape(record.run_id)}/record.json">seed {record.seed}</a>'
-        machine = [version(record), str(record.environment.get("precision"))]
+        machine = [version(record), how_computed(record)]
         shown = _joined("<td>{}</td>", [f"{record.seconds:,.0f} s", *machine, *cells])
         lines.append(f"<tr><td>{link}</td>{shown}</tr>")
     headers = Counter(column.header for _, _, column, _ in columns)
@@ -265,7 +268,7 @@ def _runs(reports: Sequence[tuple[Filled, Row]], results: Path) -> str:
         column.header if headers[column.header] == 1 else f"{column.header} ({report})"
         for _, _, column, report in columns
     ]
-    head = _joined('<th scope="col"><span class="plain">{}</span></th>', heads)
+    head = _joined('<th scope="col">{}</th>', heads)
     name = escape(_runs_id(table, row))
     code = f"command-{name}"
     return (
@@ -315,6 +318,8 @@ def _published(groups: Sequence[Beside]) -> str:
             f"<details><summary>Sources</summary>{_listed('sources', group.sources)}"
             "</details></div>"
         )
+    parts.append(_foldable("LaTeX (booktabs)", latex_published(groups), "published-tex"))
+    parts.append(_foldable("CSV", csv_published(groups), "published-csv"))
     return f'<article class="table" id="published">{"".join(parts)}</article>'
 
 

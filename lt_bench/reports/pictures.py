@@ -22,14 +22,21 @@ CAPTIONS = {
     "groups": "Accuracy of the shot groups, with the standard deviation over seeds.",
     "classes": "Training images per class, and accuracy by class of each method over the first.",
     "confusion": "What the images of each shot group are taken for.",
-    "weights": "Class weights that follow the training: by class over time, by time over class.",
+    "weights": "Class weights that follow the training, drawn down to 0.01: by class, by time.",
     "reliability": "How often a prediction is right, by its confidence.",
     "curves": "Training loss by epoch.",
     "cost": "Accuracy against the time of a run.",
 }
-# Of the figures with a panel per method: up to how many rows they are on the page; larger tables
-# link to them, those that say least first.
-MOST_ROWS = {"classes": 17, "weights": 15, "reliability": 10, "curves": 10}
+# Up to how many rows of a table they are on the page; larger tables link to them, those that say
+# least first.
+MOST_ROWS = {
+    "groups": 25,
+    "confusion": 25,
+    "classes": 17,
+    "weights": 15,
+    "reliability": 10,
+    "curves": 10,
+}
 
 
 def figures_of(table: Filled, results: Results) -> Iterator[str]:
@@ -66,7 +73,7 @@ def _picture(path: Path, _changed: int) -> str:
     except OSError as error:
         raise DataError(f"{path}: not readable as an image; delete it") from error
     with io.BytesIO() as file:
-        few.save(file, "WEBP", lossless=True, quality=30, method=2)
+        few.save(file, "WEBP", lossless=True, quality=80, method=4)
         return base64.b64encode(file.getvalue()).decode()
 
 

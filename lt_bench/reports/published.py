@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from lt_bench.config import RunConfig
 from lt_bench.errors import DataError
-from lt_bench.reports.prose import METHODS_IN_PROSE, backbone_name, dataset_name
+from lt_bench.reports.prose import METHODS_IN_PROSE, backbone_name, dataset_name, method_name
 from lt_bench.reports.render import Grid, markdown_grid, markdown_text, score, told_marks
 from lt_bench.reports.tables import (
     HEADLINE,
@@ -101,13 +103,18 @@ class Beside:
     marks: Sequence[str]
     sources: Sequence[str]
 
+    @property
+    def subject(self) -> str:
+        """Dataset, network and recipe."""
+        return self.heading.partition(":")[0]
+
 
 def beside(tables: Sequence[Filled], published: Sequence[Published]) -> list[Beside]:
     """Every recipe with published rows that a table also trains, at full length, ours first.
 
-    A method is there if it has a published value or a run of ours.
+    A method is there if it has a published value; with a run of ours, all methods of the tables.
     """
-    trained: dict[str, RunConfig] = {}
+    trained: dict[str, list[RunConfig]] = {}
     ours: dict[str, dict[str, Row]] = {}
     for table in tables:
         if table.config.report.name != "shots":
@@ -115,13 +122,13 @@ def beside(tables: Sequence[Filled], published: Sequence[Published]) -> list[Bes
         rows = [row for rows in table.rows.values() for row in rows]
         for config in (*(row.config for row in rows), *table.missing):
             if recipe := recipe_of(config):
-                trained.setdefault(recipe, config.stages[0])
+                trained.setdefault(recipe, []).append(config)
         for row in rows:
             if recipe := recipe_of(row.config):
                 ours.setdefault(recipe, {}).setdefault(row.config.overlay, row)
     return [
-        _beside(recipe, config, ours.get(recipe, {}), theirs)
-        for recipe, config in sorted(trained.items(), key=lambda item: item[0] not in ours)
+        _beside(recipe, configs, ours.get(recipe, {}), theirs)
+        for recipe, configs in sorted(trained.items(), key=lambda item: item[0] not in ours)
         if (theirs := [line for line in published if line.recipe == recipe])
     ]
 
@@ -134,6 +141,19 @@ def render_published(groups: Sequence[Beside]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def csv_published(groups: Sequence[Beside]) -> str:
+    """The grids one below the other, each line with what it is of."""
+    grids = [
+        pd.DataFrame(
+            group.grid.lines, columns=[head.partition(" ±")[0] for head in group.grid.head]
+        )
+        for group in groups
+    ]
+    whole = pd.concat(grids, keys=[group.subject for group in groups], names=["of"])
+    text: str = whole.reset_index(level="of").to_csv(index=False, lineterminator="\n")
+    return text
+
+
 def verdict(ours_percent: float, low: float, high: float, tolerance: float) -> str:
     """Where a mean lies: in the spread, in the band around it, or how far outside the band."""
     gap = round(max(low - ours_percent, ours_percent - high), 6)  # a share times 100 is not exact
@@ -144,15 +164,17 @@ def verdict(ours_percent: float, low: float, high: float, tolerance: float) -> s
 
 
 def _beside(
-    recipe: str, config: RunConfig, ours: Mapping[str, Row], theirs: Sequence[Published]
+    recipe: str, configs: Sequence[RunConfig], ours: Mapping[str, Row], theirs: Sequence[Published]
 ) -> Beside:
+    config = configs[0].stages[0]
     places = {method: place for place, method in enumerate(METHODS_IN_PROSE)}
-    methods = dict.fromkeys([*ours, *(line.method for line in theirs)])
+    names = {config.overlay: method_name(config) for config in configs}
+    methods = dict.fromkeys([*(names if ours else ()), *(line.method for line in theirs)])
     lines, sources = [], []
     for method in sorted(methods, key=lambda m: places.get(m, len(places))):
         matching = [line for line in theirs if line.method == method]
         row = ours.get(method)
-        name = row.name if row else METHODS_IN_PROSE.get(method, method)
+        name = row.name if row else names.get(method) or METHODS_IN_PROSE.get(method, method)
         lines.append([name, *_published(method, matching), *_ours(row, matching)])
         if matching:
             sources.append(f"{name}: {'; '.join(_sources(matching))}.")

@@ -18,9 +18,15 @@ from lt_bench.files import write_text_whole
 from lt_bench.metrics import FloatArray
 from lt_bench.provenance import is_stale
 from lt_bench.record import Number, Record, read, read_all, record_path
-from lt_bench.reports.latex import render_latex
+from lt_bench.reports.latex import latex_published, render_latex
 from lt_bench.reports.prose import method_name
-from lt_bench.reports.published import Beside, beside, read_published, render_published
+from lt_bench.reports.published import (
+    Beside,
+    beside,
+    csv_published,
+    read_published,
+    render_published,
+)
 from lt_bench.reports.render import render_csv, render_markdown
 from lt_bench.reports.tables import (
     HEADLINE,
@@ -205,12 +211,14 @@ def check(results: Results) -> list[str]:
 
 
 def texts_of_tables(results: Results) -> dict[Path, str]:
-    """Every file of results/tables: Markdown, CSV and LaTeX of each table, and published.md."""
+    """Every file of results/tables: each table, and ours beside published, in three formats."""
     texts: dict[Path, str] = {}
     for table in results.filled:
         texts |= _texts(table, results.folder)
     if texts and (groups := beside_published(results)):
-        texts[results.folder / "tables" / "published.md"] = render_published(groups)
+        rendered = render_published(groups), csv_published(groups), latex_published(groups)
+        for suffix, text in zip(SUFFIXES, rendered, strict=True):
+            texts[results.folder / "tables" / f"published{suffix}"] = text
     return texts
 
 
