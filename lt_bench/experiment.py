@@ -240,11 +240,13 @@ def _of_these_images(record: Record, config: RunConfig, where: Runtime) -> Recor
     """
     is_listed = published(config.data.name) is not None
     is_known = is_listed and config.data.options.get("list") != "generated"
-    if is_known or where.data_root is None or where.on_bad_image == "skip":
+    if is_known or where.data_root is None:
         return record
-    if _is_of(record, load_data(config.data, where.data_root)):
+    skips = where.on_bad_image == "skip"
+    here = load_data(config.data, where.data_root, only_readable=skips, workers=where.workers)
+    if _is_of(record, here):
         return record
-    if LEFT_OUT in record.data.source:
+    if not skips and LEFT_OUT in record.data.source:
         raise ConfigError(
             f"{config.run_id}: was run without images that could not be read; give --on-bad-image "
             "skip as then, or, of other images, another --results"

@@ -208,7 +208,7 @@ class _SideBySide:
 
 def _work(connection: Connection, where: Runtime, threads: int, again: bool) -> None:
     """What a process does: the runs it is sent, until the sender closes or a signal comes."""
-    logging.basicConfig(level=logging.INFO, handlers=[_Sender(connection)])
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Sender(connection)])
     torch.set_num_threads(threads)
     where.set_up()
 
