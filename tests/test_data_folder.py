@@ -445,9 +445,6 @@ def test_a_truncated_photo_stops_the_run_or_is_left_out_and_said(tmp_path, capsy
     )
     command += ["--results", str(tmp_path / "results"), "--on-bad-image", "skip"]
     assert cli.main(command) == 0  # on record, of the same images
-    (tmp_path / "data" / "train" / "b" / "04.jpg").unlink()
-    assert cli.main(command) == 2
-    assert "was run on other images than those in " in capsys.readouterr().err
 
 
 def test_a_class_whose_last_image_is_unreadable_is_named(tmp_path, capsys):
